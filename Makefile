@@ -1,0 +1,45 @@
+# Capstan. `make help` lists the doors.
+
+GO       ?= go
+PKGS     ?= ./...
+COUNT    ?= 1
+BIN      := bin
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS  := -X main.version=$(VERSION)
+LINT     := $(GO) tool -modfile=.tools/lint/go.mod
+GENERATE := $(GO) tool -modfile=.tools/generate/go.mod
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test race lint generate bench clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/capstan
+	@mkdir -p $(BIN)
+	$(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+run: build ## start a three-node cluster on loopback; Ctrl-C stops it and deletes its data
+	@$(BIN)/capstan demo
+
+test: ## run all tests once (COUNT=n repeats them, PKGS=./storage/... narrows)
+	$(GO) test -count=$(COUNT) $(PKGS)
+
+race: ## run all tests under the race detector
+	$(GO) test -race -count=$(COUNT) $(PKGS)
+
+lint: ## formatting, static analysis, protos, and that generated code is current
+	$(LINT) golangci-lint run
+	@$(MAKE) --no-print-directory generate-check
+
+generate: ## regenerate the code made from the protos (no network needed)
+	.tools/generate/run api
+
+generate-check:
+	@.tools/generate/run --check api
+
+bench: build ## measure a three-node cluster on this machine: throughput, latency, CPU per operation
+	.tools/bench/run $(BIN)/capstan
+
+clean: ## remove what was built
+	rm -rf $(BIN)
