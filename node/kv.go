@@ -1,0 +1,162 @@
+package node
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/capstan-kv/capstan/api"
+	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
+	"github.com/capstan-kv/capstan/replication"
+	"github.com/capstan-kv/capstan/storage"
+	"github.com/capstan-kv/capstan/storage/hlc"
+)
+
+// Get answers api.KV.
+func (r *router) Get(ctx context.Context, req *capstanv1.GetRequest) (*capstanv1.GetResponse, error) {
+	if err := onlyLinearizable(req.GetConsistency(), req.GetSession()); err != nil {
+		return nil, err
+	}
+	return route(ctx, r, call[*capstanv1.GetResponse]{
+		kind: hopGet, key: req.GetKey(), request: req,
+		here:   func(ctx context.Context, here *replica) (*capstanv1.GetResponse, error) { return here.get(ctx, req) },
+		answer: func() *capstanv1.GetResponse { return new(capstanv1.GetResponse) },
+	})
+}
+
+// Put answers api.KV.
+func (r *router) Put(ctx context.Context, req *capstanv1.PutRequest) (*capstanv1.PutResponse, error) {
+	if err := onlyLinearizable(req.GetConsistency(), req.GetSession()); err != nil {
+		return nil, err
+	}
+	return route(ctx, r, call[*capstanv1.PutResponse]{
+		kind: hopPut, key: req.GetKey(), request: req, write: true,
+		here: func(ctx context.Context, here *replica) (*capstanv1.PutResponse, error) {
+			return here.put(ctx, req, r.clock)
+		},
+		answer: func() *capstanv1.PutResponse { return new(capstanv1.PutResponse) },
+	})
+}
+
+// Delete answers api.KV.
+func (r *router) Delete(ctx context.Context, req *capstanv1.DeleteRequest) (*capstanv1.DeleteResponse, error) {
+	if err := onlyLinearizable(req.GetConsistency(), req.GetSession()); err != nil {
+		return nil, err
+	}
+	return route(ctx, r, call[*capstanv1.DeleteResponse]{
+		kind: hopDelete, key: req.GetKey(), request: req, write: true,
+		here: func(ctx context.Context, here *replica) (*capstanv1.DeleteResponse, error) {
+			return here.delete(ctx, req, r.clock)
+		},
+		answer: func() *capstanv1.DeleteResponse { return new(capstanv1.DeleteResponse) },
+	})
+}
+
+// onlyLinearizable refuses what this release does not serve yet, rather than
+// answer it at another level than was asked for.
+func onlyLinearizable(level capstanv1.Consistency, session string) error {
+	switch level {
+	case capstanv1.Consistency_CONSISTENCY_UNSPECIFIED, capstanv1.Consistency_CONSISTENCY_LINEARIZABLE:
+	default:
+		return api.ErrUnimplemented("a consistency level other than linearizable")
+	}
+	if session != "" {
+		return api.ErrUnimplemented("a session token")
+	}
+	return nil
+}
+
+// get reads linearizably from the replica here, whichever its role: the state
+// is read once it holds every write acknowledged before the read index was
+// asked for.
+func (h *replica) get(ctx context.Context, req *capstanv1.GetRequest) (*capstanv1.GetResponse, error) {
+	if err := h.fresh(ctx); err != nil {
+		return nil, err
+	}
+	value, found, err := h.state.Get(req.GetKey())
+	if err != nil {
+		return nil, fmt.Errorf("read partition %d: %w", h.partition, err)
+	}
+	resp := &capstanv1.GetResponse{Freshness: h.linearizable()}
+	if found {
+		resp.Found, resp.Value, resp.Version = true, value.Data, versionMessage(value.Version)
+	}
+	return resp, nil
+}
+
+// fresh returns once the state here holds every write that was acknowledged
+// before the call.
+func (h *replica) fresh(ctx context.Context) error {
+	index, err := h.group.ReadIndex(ctx)
+	if err != nil {
+		return err
+	}
+	return h.group.WaitApplied(ctx, index)
+}
+
+func (h *replica) linearizable() *capstanv1.Freshness {
+	return &capstanv1.Freshness{ServedBy: h.servedBy, Staleness: &durationpb.Duration{}}
+}
+
+func (h *replica) put(ctx context.Context, req *capstanv1.PutRequest, clock *hlc.Clock) (*capstanv1.PutResponse, error) {
+	result, err := h.write(ctx, storage.Command{
+		Kind: storage.CommandPut, Key: req.GetKey(), Value: req.GetValue(), Condition: condition(req.GetCondition()),
+	}, clock)
+	if err != nil {
+		return nil, err
+	}
+	return &capstanv1.PutResponse{Version: versionMessage(result.Version), ServedBy: h.servedBy}, nil
+}
+
+func (h *replica) delete(ctx context.Context, req *capstanv1.DeleteRequest, clock *hlc.Clock) (*capstanv1.DeleteResponse, error) {
+	result, err := h.write(ctx, storage.Command{
+		Kind: storage.CommandDelete, Key: req.GetKey(), Condition: condition(req.GetCondition()),
+	}, clock)
+	if err != nil {
+		return nil, err
+	}
+	return &capstanv1.DeleteResponse{Version: versionMessage(result.Version), Existed: &result.Existed, ServedBy: h.servedBy}, nil
+}
+
+// write proposes c at the replica here, which refuses where it does not lead.
+func (h *replica) write(ctx context.Context, c storage.Command, clock *hlc.Clock) (storage.CommandResult, error) {
+	c.Timestamp, c.Node = clock.Now(), h.node
+	answer, err := h.group.Propose(ctx, storage.AppendCommand(nil, &c))
+	if err != nil {
+		return storage.CommandResult{}, err
+	}
+	result, ok := answer.(storage.CommandResult)
+	if !ok {
+		return storage.CommandResult{}, fmt.Errorf("partition %d: apply answered with %T", h.partition, answer)
+	}
+	if result.ConditionFailed {
+		return storage.CommandResult{}, conditionFailed(result.Current)
+	}
+	return result, nil
+}
+
+func conditionFailed(current *storage.Version) *replication.Error {
+	message := "condition failed: the key is absent"
+	if current != nil {
+		message = "condition failed: the key has version " + current.String()
+	}
+	return &replication.Error{
+		Reason: replication.ConditionFailed, Outcome: replication.NotApplied, Message: message, Current: current,
+	}
+}
+
+func condition(c *capstanv1.Condition) storage.Condition {
+	switch test := c.GetTest().(type) {
+	case *capstanv1.Condition_Absent:
+		return storage.Condition{Kind: storage.ConditionAbsent}
+	case *capstanv1.Condition_Present:
+		return storage.Condition{Kind: storage.ConditionPresent}
+	case *capstanv1.Condition_Version:
+		return storage.Condition{Kind: storage.ConditionVersion, Version: storage.Version{
+			Index: test.Version.GetIndex(), Timestamp: hlc.Timestamp(test.Version.GetTimestamp()),
+			Node: partitionNode(test.Version.GetNode()),
+		}}
+	}
+	return storage.Condition{}
+}

@@ -1,0 +1,291 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
+	"github.com/capstan-kv/capstan/node/control"
+	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/replication"
+	"github.com/capstan-kv/capstan/storage/hlc"
+)
+
+const (
+	// firstRetry and lastRetry bound the pause between two attempts at an
+	// operation that was definitely refused: an election takes about as long
+	// as the larger one.
+	firstRetry = 10 * time.Millisecond
+	lastRetry  = 500 * time.Millisecond
+)
+
+// router takes any request to where it can be answered: to the replica here,
+// or by one marked hop to another node. It tries again only after a definite
+// refusal, or where trying again has no effect (reads), until the context ends.
+//
+// Safe for concurrent use.
+type router struct {
+	self  partition.NodeID
+	ring  func() *control.State // nil before this node belongs to a cluster
+	peers hopper
+	local localReplicas
+	clock *hlc.Clock
+
+	hintsMu sync.RWMutex
+	hints   map[partition.ID]partition.NodeID // who was last seen to lead
+}
+
+// localReplicas are this node's own replicas.
+type localReplicas interface {
+	// replica is this node's replica of p; nil where there is none.
+	replica(p partition.ID) *replica
+}
+
+// hopper passes one frame to another node and brings back its answer.
+// A refusal by the other node's replica comes as *replication.Error.
+type hopper interface {
+	hop(ctx context.Context, to partition.NodeID, frame []byte) ([]byte, error)
+}
+
+// errNotDelivered is a hop that surely did not reach the other node.
+var errNotDelivered = errors.New("not delivered")
+
+// call is one operation on one key on its way.
+type call[Resp proto.Message] struct {
+	kind    hopKind
+	key     []byte
+	request proto.Message
+	// write: the operation has an effect, and must not be repeated after an
+	// outcome that is not known.
+	write bool
+	// here executes the operation at the local replica.
+	here func(context.Context, *replica) (Resp, error)
+	// answer makes an empty response to decode into.
+	answer func() Resp
+}
+
+// route carries out c at the replica that can.
+func route[Resp proto.Message](ctx context.Context, r *router, c call[Resp]) (Resp, error) {
+	var none Resp
+	var last *replication.Error
+	pause := firstRetry
+	unreached := map[partition.NodeID]bool{}
+	for {
+		ring := r.ring()
+		if ring == nil || len(ring.Partitions) == 0 {
+			return none, notInCluster()
+		}
+		p := partition.Of(c.key, len(ring.Partitions))
+		target, ok := r.target(ring, p, c.write, unreached)
+		if !ok {
+			return none, noReplica(ring, r.self, p)
+		}
+
+		var resp Resp
+		var err error
+		if target == r.self {
+			resp, err = c.here(ctx, r.local.replica(p))
+		} else {
+			resp, err = hopTo(ctx, r, target, c)
+		}
+		if err == nil {
+			return resp, nil
+		}
+
+		var refusal *replication.Error
+		if !errors.As(err, &refusal) {
+			return none, err
+		}
+		next := verdict(refusal, c.write)
+		if next == giveUp {
+			return none, r.explain(ring, p, refusal)
+		}
+		last = refusal
+		r.learn(p, target, refusal)
+		if errors.Is(refusal, errNotDelivered) {
+			unreached[target] = true
+		} else {
+			clear(unreached)
+		}
+		if next == tryLeader && r.hint(p) != "" && r.hint(p) != target {
+			// The refusal named the leader: go there without a pause, once.
+			if !unreached[r.hint(p)] && pause == firstRetry {
+				pause *= 2
+				continue
+			}
+		}
+		timer := time.NewTimer(pause/2 + rand.N(pause))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return none, r.explain(ring, p, outOfTime(ctx, last))
+		case <-timer.C:
+		}
+		pause = min(2*pause, lastRetry)
+	}
+}
+
+func hopTo[Resp proto.Message](ctx context.Context, r *router, to partition.NodeID, c call[Resp]) (Resp, error) {
+	var none Resp
+	frame, err := encodeHop(c.kind, c.request)
+	if err != nil {
+		return none, err
+	}
+	answer, err := r.peers.hop(ctx, to, frame)
+	if err != nil {
+		return none, err
+	}
+	resp := c.answer()
+	if err := proto.Unmarshal(answer, resp); err != nil {
+		return none, fmt.Errorf("answer of %s: %w", to, err)
+	}
+	return resp, nil
+}
+
+// target chooses who should execute an operation: for writes the leader, for
+// reads the replica here or else the leader; and where that is not known, or
+// could not be reached, any replica, which will know better.
+func (r *router) target(ring *control.State, p partition.ID, write bool, unreached map[partition.NodeID]bool) (partition.NodeID, bool) {
+	here := r.local.replica(p)
+	if here != nil && !write {
+		return r.self, true
+	}
+	leader := r.hint(p)
+	if here != nil {
+		leader = here.leader()
+		if leader == "" || unreached[leader] {
+			return r.self, true // it waits for a leader, and knows when to refuse
+		}
+	}
+	if leader != "" && !unreached[leader] {
+		return leader, true
+	}
+	replicas := ring.Partitions[p].Replicas
+	for _, replica := range replicas {
+		if !unreached[replica.Node] {
+			return replica.Node, true
+		}
+	}
+	return "", false
+}
+
+// next is what to do after a refusal.
+type next uint8
+
+const (
+	giveUp next = iota
+	tryAgain
+	tryLeader
+)
+
+// verdict decides whether an operation may be tried again: a write only after
+// a definite refusal that another replica, or the same one a little later,
+// need not repeat.
+func verdict(e *replication.Error, write bool) next {
+	if write && e.Outcome != replication.NotApplied {
+		return giveUp
+	}
+	switch {
+	case e.NotLeader:
+		return tryLeader
+	case errors.Is(e, errNotDelivered):
+		return tryAgain
+	case e.Reason == replication.LeaderChanged, e.Reason == replication.Stopping:
+		return tryAgain
+	}
+	return giveUp
+}
+
+// learn keeps who leads p, as far as a refusal tells.
+func (r *router) learn(p partition.ID, from partition.NodeID, e *replication.Error) {
+	r.hintsMu.Lock()
+	defer r.hintsMu.Unlock()
+	switch {
+	case e.Leader != "":
+		r.hints[p] = e.Leader
+	case r.hints[p] == from:
+		delete(r.hints, p)
+	}
+}
+
+func (r *router) hint(p partition.ID) partition.NodeID {
+	r.hintsMu.RLock()
+	defer r.hintsMu.RUnlock()
+	return r.hints[p]
+}
+
+// explain puts names in place of ids, where a refusal is about to leave.
+func (r *router) explain(ring *control.State, p partition.ID, e *replication.Error) *replication.Error {
+	if e.Reason != replication.NoQuorum {
+		return e
+	}
+	told := *e
+	told.Message = fmt.Sprintf("no quorum for partition %d: %s reaches %d of %d replicas, %d needed",
+		p, nameOf(ring, r.self), e.Reachable, len(ring.Partitions[p].Replicas), e.Needed)
+	if e.Reachable >= e.Needed {
+		told.Message = fmt.Sprintf("no leader for partition %d: %s reaches %d of %d replicas, but none was elected in time",
+			p, nameOf(ring, r.self), e.Reachable, len(ring.Partitions[p].Replicas))
+	}
+	told.Err = nil
+	if told.Try == "" {
+		var others []string
+		for _, replica := range ring.Partitions[p].Replicas {
+			if replica.Node != r.self {
+				others = append(others, "--via "+nameOf(ring, replica.Node))
+			}
+		}
+		told.Try = strings.Join(others, " or ")
+	}
+	return &told
+}
+
+func notInCluster() *replication.Error {
+	return &replication.Error{
+		Reason: replication.NoReplica, Outcome: replication.NotApplied,
+		Message: "this node does not belong to a cluster yet, or its cluster has placed no partitions yet",
+		Try:     "again when /readyz answers 200",
+	}
+}
+
+func noReplica(ring *control.State, self partition.NodeID, p partition.ID) *replication.Error {
+	names := make([]string, 0, len(ring.Partitions[p].Replicas))
+	for _, replica := range ring.Partitions[p].Replicas {
+		names = append(names, nameOf(ring, replica.Node))
+	}
+	return &replication.Error{
+		Reason: replication.NoReplica, Outcome: replication.NotApplied,
+		Message: fmt.Sprintf("no replica of partition %d can be reached: %s tried %s", p, nameOf(ring, self), strings.Join(names, ", ")),
+		Try:     "--via " + strings.Join(names, " or --via "),
+		Needed:  1,
+	}
+}
+
+// outOfTime is the end of an operation that was refused, definitely, until its
+// time was over.
+func outOfTime(ctx context.Context, last *replication.Error) *replication.Error {
+	if last.Reason == replication.NoQuorum {
+		return last
+	}
+	return &replication.Error{
+		Reason: replication.Deadline, Outcome: replication.NotApplied,
+		Message: "out of time: " + last.Error(), Leader: last.Leader, Err: context.Cause(ctx),
+	}
+}
+
+func nameOf(ring *control.State, id partition.NodeID) string {
+	if ring != nil {
+		if node, ok := ring.Nodes[id]; ok {
+			return node.Name
+		}
+	}
+	return string(id)
+}
+
+var _ = capstanv1.Consistency_CONSISTENCY_LINEARIZABLE
