@@ -1,0 +1,202 @@
+package metrics
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Buckets of request durations in seconds: from a read of memory to a client's
+// default deadline.
+var durationBuckets = []float64{.00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+
+// Snapshot is what a node looks like at one moment.
+type Snapshot struct {
+	Node, Version string
+	Partitions    []Partition
+	Databases     []Database
+	Peers         []Peer
+	Control       Group
+}
+
+// Partition is one replica held by the node.
+type Partition struct {
+	ID string
+	Group
+}
+
+// Group is one Raft replica.
+type Group struct {
+	Leader                     bool // this node leads
+	HasLeader                  bool
+	Term, Commit, Applied      uint64
+	ReachableVoters, AllVoters int
+}
+
+// Database is one Pebble database.
+type Database struct {
+	Name                        string
+	DiskBytes, MemTableBytes    uint64
+	CacheHits, CacheMisses      int64
+	Compactions, Flushes        int64
+	CompactionDebt, WALBytes    uint64
+	L0Files, ReadAmplification  int64
+	StallsTotal, DiskSlowsTotal uint64
+	CacheBytes, TableFileCount  int64
+}
+
+// Peer is the link to one other node.
+type Peer struct {
+	Name                                                 string
+	Connected                                            bool
+	FramesSent, FramesReceived, BytesSent, BytesReceived uint64
+	Connects, Dropped                                    uint64
+}
+
+// Registry counts requests and serves all figures. Safe for concurrent use.
+type Registry struct {
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+}
+
+// New makes a registry whose figures other than requests come from snapshot,
+// which is called for each scrape.
+func New(snapshot func() Snapshot) *Registry {
+	r := &Registry{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "capstan_requests_total",
+			Help: "Requests answered, by method, consistency level and Connect code (ok for success).",
+		}, []string{"method", "level", "code"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "capstan_request_duration_seconds",
+			Help:    "Time from a request's arrival to its answer.",
+			Buckets: durationBuckets,
+		}, []string{"method", "level"}),
+	}
+	r.registry.MustRegister(r.requests, r.duration, &collector{snapshot: snapshot},
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// Observe counts one finished request.
+func (r *Registry) Observe(method, level, code string, d time.Duration) {
+	r.requests.WithLabelValues(method, level, code).Inc()
+	r.duration.WithLabelValues(method, level).Observe(d.Seconds())
+}
+
+// Handler serves the Prometheus text format.
+func (r *Registry) Handler() http.Handler {
+	return promhttp.HandlerFor(r.registry, promhttp.HandlerOpts{EnableOpenMetrics: true})
+}
+
+func gauge(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("capstan_"+name, help, labels, nil)
+}
+
+var (
+	nodeInfo = gauge("node_info", "1, with the node's id and version.", "node", "version")
+
+	raftLeader    = gauge("raft_leader", "1 if this node leads the partition.", "partition")
+	raftHasLeader = gauge("raft_has_leader", "1 if this node knows a leader of the partition.", "partition")
+	raftTerm      = gauge("raft_term", "Raft term.", "partition")
+	raftCommit    = gauge("raft_commit_index", "Highest log index known to be committed.", "partition")
+	raftApplied   = gauge("raft_applied_index", "Highest log index applied.", "partition")
+	raftReachable = gauge("raft_reachable_voters", "Voters heard from within an election timeout, this node included.", "partition")
+	raftVoters    = gauge("raft_voters", "Voters of the partition.", "partition")
+
+	dbDisk        = gauge("pebble_disk_bytes", "Size of the database on disk.", "database")
+	dbMem         = gauge("pebble_memtable_bytes", "Size of the memtables.", "database")
+	dbCache       = gauge("pebble_cache_bytes", "Size of the block cache in use.", "database")
+	dbHits        = gauge("pebble_cache_hits_total", "Block cache hits.", "database")
+	dbMisses      = gauge("pebble_cache_misses_total", "Block cache misses.", "database")
+	dbCompactions = gauge("pebble_compactions_total", "Compactions done.", "database")
+	dbFlushes     = gauge("pebble_flushes_total", "Memtable flushes done.", "database")
+	dbDebt        = gauge("pebble_compaction_debt_bytes", "Estimated bytes still to be compacted.", "database")
+	dbWAL         = gauge("pebble_wal_bytes_total", "Bytes written to the write-ahead log.", "database")
+	dbL0          = gauge("pebble_l0_files", "Files in level 0.", "database")
+	dbReadAmp     = gauge("pebble_read_amplification", "Sorted runs that a point read may look into.", "database")
+	dbStalls      = gauge("pebble_write_stalls_total", "Times that writes had to wait for the database.", "database")
+	dbSlow        = gauge("pebble_disk_slow_total", "Disk operations reported as slow.", "database")
+	dbTables      = gauge("pebble_table_files", "Table files.", "database")
+
+	peerUp       = gauge("peer_connected", "1 while the connection to the peer stands.", "peer")
+	peerConnects = gauge("peer_connects_total", "Connections made to the peer.", "peer")
+	peerDropped  = gauge("peer_dropped_total", "Frames refused because a queue was full.", "peer")
+	peerFrames   = gauge("peer_frames_total", "Frames, by direction.", "peer", "direction")
+	peerBytes    = gauge("peer_bytes_total", "Bytes, by direction.", "peer", "direction")
+)
+
+var all = []*prometheus.Desc{
+	nodeInfo, raftLeader, raftHasLeader, raftTerm, raftCommit, raftApplied, raftReachable, raftVoters,
+	dbDisk, dbMem, dbCache, dbHits, dbMisses, dbCompactions, dbFlushes, dbDebt, dbWAL, dbL0, dbReadAmp, dbStalls, dbSlow, dbTables,
+	peerUp, peerConnects, peerDropped, peerFrames, peerBytes,
+}
+
+type collector struct{ snapshot func() Snapshot }
+
+func (c *collector) Describe(to chan<- *prometheus.Desc) {
+	for _, desc := range all {
+		to <- desc
+	}
+}
+
+func (c *collector) Collect(to chan<- prometheus.Metric) {
+	s := c.snapshot()
+	set := func(desc *prometheus.Desc, value float64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+	}
+	count := func(desc *prometheus.Desc, value float64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, value, labels...)
+	}
+	group := func(id string, g Group) {
+		set(raftLeader, flag(g.Leader), id)
+		set(raftHasLeader, flag(g.HasLeader), id)
+		set(raftTerm, float64(g.Term), id)
+		set(raftCommit, float64(g.Commit), id)
+		set(raftApplied, float64(g.Applied), id)
+		set(raftReachable, float64(g.ReachableVoters), id)
+		set(raftVoters, float64(g.AllVoters), id)
+	}
+	set(nodeInfo, 1, s.Node, s.Version)
+	group("control", s.Control)
+	for _, p := range s.Partitions {
+		group(p.ID, p.Group)
+	}
+	for _, d := range s.Databases {
+		set(dbDisk, float64(d.DiskBytes), d.Name)
+		set(dbMem, float64(d.MemTableBytes), d.Name)
+		set(dbCache, float64(d.CacheBytes), d.Name)
+		count(dbHits, float64(d.CacheHits), d.Name)
+		count(dbMisses, float64(d.CacheMisses), d.Name)
+		count(dbCompactions, float64(d.Compactions), d.Name)
+		count(dbFlushes, float64(d.Flushes), d.Name)
+		set(dbDebt, float64(d.CompactionDebt), d.Name)
+		count(dbWAL, float64(d.WALBytes), d.Name)
+		set(dbL0, float64(d.L0Files), d.Name)
+		set(dbReadAmp, float64(d.ReadAmplification), d.Name)
+		count(dbStalls, float64(d.StallsTotal), d.Name)
+		count(dbSlow, float64(d.DiskSlowsTotal), d.Name)
+		set(dbTables, float64(d.TableFileCount), d.Name)
+	}
+	for _, p := range s.Peers {
+		set(peerUp, flag(p.Connected), p.Name)
+		count(peerConnects, float64(p.Connects), p.Name)
+		count(peerDropped, float64(p.Dropped), p.Name)
+		count(peerFrames, float64(p.FramesSent), p.Name, "sent")
+		count(peerFrames, float64(p.FramesReceived), p.Name, "received")
+		count(peerBytes, float64(p.BytesSent), p.Name, "sent")
+		count(peerBytes, float64(p.BytesReceived), p.Name, "received")
+	}
+}
+
+func flag(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
