@@ -7,14 +7,23 @@ import "time"
 // by plain comparison. It is not a Unix time: use [Timestamp.Time].
 type Timestamp uint64
 
-const counterBits = 16
+const (
+	counterBits = 16
+
+	// Max is the highest timestamp; nothing is above it. It lies in the year
+	// 10889, so a decoder may well refuse it.
+	Max = Timestamp(1<<64 - 1)
+)
 
 // At is the lowest timestamp of the millisecond in which t falls. Times before
-// 1970 give 0.
+// 1970 give 0, times that 48 bits cannot hold give [Max].
 func At(t time.Time) Timestamp {
 	ms := t.UnixMilli()
-	if ms < 0 {
+	switch {
+	case ms < 0:
 		return 0
+	case ms >= 1<<(64-counterBits):
+		return Max
 	}
 	return Timestamp(uint64(ms) << counterBits)
 }
@@ -24,3 +33,11 @@ func (t Timestamp) Time() time.Time { return time.UnixMilli(int64(t >> counterBi
 
 // Counter is the logical part of t.
 func (t Timestamp) Counter() uint16 { return uint16(t) }
+
+// next is the timestamp after t; Max has none and stays.
+func (t Timestamp) next() Timestamp {
+	if t == Max {
+		return Max
+	}
+	return t + 1
+}
