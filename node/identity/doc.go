@@ -1,0 +1,22 @@
+// Package identity is what a data directory remembers about who its node is:
+// the file node.json, with the node id, the cluster it belongs to, and how often
+// it has been opened.
+//
+// Invariants:
+//
+//   - A node id is made once, for an empty directory, and never changes. A
+//     directory whose identity is lost is refused, not given a new one: the data
+//     in it was promised under the old id.
+//   - The cluster id is set once. A node never moves to another cluster with its
+//     disk.
+//   - The start counter is durable before Open returns, so no completed Open ever
+//     sees a count it has seen before, unless an older image of the disk was put
+//     back. Whoever remembers the highest count (the control group) can tell.
+//   - One process a directory: the file LOCK is held until Close.
+//   - After a crash at any moment the directory opens as it was before or after
+//     the write in flight, or is as if it had never been used. The file is written
+//     beside, synced, renamed over the old one, and the directory synced.
+//
+// node.Open is the only caller, before anything else in the directory is made:
+// that order is what lets a missing node.json beside other files mean a loss.
+package identity

@@ -1,0 +1,290 @@
+package identity
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/capstan-kv/capstan/partition"
+)
+
+const (
+	fileName = "node.json"
+	tempName = "node.json.tmp"
+	lockName = "LOCK"
+	// lostAndFound is made by mkfs at the root of a volume; it is nobody's data.
+	lostAndFound = "lost+found"
+
+	// suffixLength is how many random characters a node id has: 36^4 is 1.7
+	// million, for the few lives that one node name has in one cluster.
+	suffixLength   = 4
+	suffixAlphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
+)
+
+var (
+	// ErrInUse says that another process (or this one) has the directory open.
+	ErrInUse = errors.New("data directory is in use")
+	// ErrIdentityLost says that the directory holds files but no node.json: it is
+	// somebody else's, or its identity is lost and its promises with it.
+	ErrIdentityLost = errors.New("data directory is not empty, and its node.json is missing")
+	// ErrOtherNode says that the directory belongs to a node of another name.
+	ErrOtherNode = errors.New("data directory belongs to another node")
+	// ErrOtherCluster says that the directory belongs to another cluster already.
+	ErrOtherCluster = errors.New("data directory belongs to another cluster")
+	// ErrClosed says that the Identity was closed.
+	ErrClosed = errors.New("identity is closed")
+)
+
+// Identity is an open data directory's record of who its node is. All methods
+// are safe for concurrent use.
+type Identity struct {
+	fs   vfs.FS
+	dir  string
+	lock io.Closer
+
+	mu     sync.Mutex
+	record record
+	// broken is the first failed write: what the disk holds then is unknown, and
+	// only a new Open can tell.
+	broken error
+	closed bool
+}
+
+// Open takes the data directory for the node of that name, making it and its
+// identity if it is not there, and counts the start durably. Errors: ErrInUse,
+// ErrNewerFormat, ErrCorrupt, ErrIdentityLost, ErrOtherNode, or the disk's.
+func Open(fsys vfs.FS, dir, name string) (*Identity, error) {
+	if !namePattern.MatchString(name) {
+		return nil, fmt.Errorf("node name %q: 1 to 32 of a-z, 0-9 and inner dashes", name)
+	}
+	if err := makeDir(fsys, dir); err != nil {
+		return nil, fmt.Errorf("data directory %s: %w", dir, err)
+	}
+	lock, err := fsys.Lock(fsys.PathJoin(dir, lockName))
+	if err != nil {
+		if isHeld(err) {
+			return nil, fmt.Errorf("%w: %s: another process holds its LOCK", ErrInUse, dir)
+		}
+		return nil, fmt.Errorf("lock data directory %s: %w", dir, err)
+	}
+	id := &Identity{fs: fsys, dir: dir, lock: lock}
+	if err := id.start(name); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return id, nil
+}
+
+// start reads or makes the record and counts this start.
+func (id *Identity) start(name string) error {
+	next, found, err := id.read()
+	if err != nil {
+		return err
+	}
+	if !found {
+		next = record{Format: Format, NodeID: newNodeID(name), Created: time.Now().UTC().Truncate(time.Second)}
+	} else if next.name() != name {
+		return fmt.Errorf("%w: %s belongs to %s, this node is named %s", ErrOtherNode, id.dir, next.NodeID, name)
+	}
+	next.Starts++
+	if err := id.write(next); err != nil {
+		return fmt.Errorf("write identity in %s: %w", id.dir, err)
+	}
+	return nil
+}
+
+// NodeID is the node's id for the life of this directory.
+func (id *Identity) NodeID() partition.NodeID { return id.current().NodeID }
+
+// ClusterID is the cluster that the node belongs to, empty while it belongs to
+// none.
+func (id *Identity) ClusterID() string { return id.current().Cluster }
+
+// Initialised says whether the node belongs to a cluster.
+func (id *Identity) Initialised() bool { return id.current().Cluster != "" }
+
+// Starts counts the completed Opens of this directory, this one included.
+func (id *Identity) Starts() uint64 { return id.current().Starts }
+
+// Created is when the node id was made, in UTC, by the machine's clock.
+func (id *Identity) Created() time.Time { return id.current().Created }
+
+// SetCluster makes the node a member of that cluster for good; it is durable when
+// SetCluster returns. Setting the same again does nothing; another one is
+// ErrOtherCluster. After a failed write every later one fails too, until the
+// directory is opened again. A cluster id is 1 to 64 of a-z, 0-9 and dashes, not
+// starting with a dash.
+func (id *Identity) SetCluster(cluster string) error {
+	if !clusterPattern.MatchString(cluster) {
+		return fmt.Errorf("cluster id %q: 1 to %d of a-z, 0-9 and dashes", cluster, maxClusterIDBytes)
+	}
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	switch {
+	case id.closed:
+		return ErrClosed
+	case id.broken != nil:
+		return fmt.Errorf("identity in %s: an earlier write failed: %w", id.dir, id.broken)
+	case id.record.Cluster == cluster:
+		return nil
+	case id.record.Cluster != "":
+		return fmt.Errorf("%w: %s (node %s) belongs to %s, not to %s",
+			ErrOtherCluster, id.dir, id.record.NodeID, id.record.Cluster, cluster)
+	}
+	next := id.record
+	next.Cluster = cluster
+	if err := id.write(next); err != nil {
+		id.broken = err
+		return fmt.Errorf("write identity in %s: %w", id.dir, err)
+	}
+	return nil
+}
+
+// Close lets the directory go. A second Close does nothing.
+func (id *Identity) Close() error {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	if id.closed {
+		return nil
+	}
+	id.closed = true
+	return id.lock.Close()
+}
+
+func (id *Identity) current() record {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	return id.record
+}
+
+// read returns the record on disk, if there is one.
+func (id *Identity) read() (record, bool, error) {
+	file, err := id.fs.Open(id.fs.PathJoin(id.dir, fileName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return record{}, false, id.checkUnused()
+	}
+	if err != nil {
+		return record{}, false, fmt.Errorf("read identity in %s: %w", id.dir, err)
+	}
+	data, err := io.ReadAll(io.LimitReader(file, maxRecordBytes+1))
+	if err := errors.Join(err, file.Close()); err != nil {
+		return record{}, false, fmt.Errorf("read identity in %s: %w", id.dir, err)
+	}
+	if len(data) > maxRecordBytes {
+		return record{}, false, fmt.Errorf("%s: %w: over %d bytes", id.dir, ErrCorrupt, maxRecordBytes)
+	}
+	r, err := decodeRecord(data)
+	if err != nil {
+		return record{}, false, fmt.Errorf("%s: %w", id.dir, err)
+	}
+	return r, true, nil
+}
+
+// checkUnused refuses a directory that holds anything but what an interrupted
+// first start leaves.
+func (id *Identity) checkUnused() error {
+	names, err := id.fs.List(id.dir)
+	if err != nil {
+		return fmt.Errorf("list data directory %s: %w", id.dir, err)
+	}
+	for _, name := range names {
+		switch name {
+		case lockName, tempName, lostAndFound:
+		default:
+			return fmt.Errorf("%w: %s holds %s; use an empty directory, or bring node.json back",
+				ErrIdentityLost, id.dir, name)
+		}
+	}
+	return nil
+}
+
+// write replaces node.json durably, and the record in memory with it.
+func (id *Identity) write(next record) error {
+	data, err := next.encode()
+	if err != nil {
+		return err
+	}
+	temp := id.fs.PathJoin(id.dir, tempName)
+	file, err := id.fs.Create(temp, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(data)
+	if err == nil {
+		err = file.Sync()
+	}
+	if err := errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	if err := id.fs.Rename(temp, id.fs.PathJoin(id.dir, fileName)); err != nil {
+		return err
+	}
+	if err := syncDir(id.fs, id.dir); err != nil {
+		return err
+	}
+	id.record = next
+	return nil
+}
+
+// makeDir makes the directory and those above it, each durable in its parent.
+func makeDir(fsys vfs.FS, dir string) error {
+	var made []string
+	for at := dir; ; at = fsys.PathDir(at) {
+		if _, err := fsys.Stat(at); err == nil || fsys.PathDir(at) == at {
+			break
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		made = append(made, at)
+	}
+	if err := fsys.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	for _, at := range made {
+		if err := syncDir(fsys, fsys.PathDir(at)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func syncDir(fsys vfs.FS, dir string) error {
+	opened, err := fsys.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(opened.Sync(), opened.Close())
+}
+
+// isHeld tells a lock that somebody holds from a disk that fails. Pebble's own
+// lock within one process has no error value, only this text.
+func isHeld(err error) bool {
+	return errors.Is(err, syscall.EAGAIN) || err.Error() == "lock held by current process"
+}
+
+func newNodeID(name string) partition.NodeID {
+	suffix := make([]byte, suffixLength)
+	for i := range suffix {
+		suffix[i] = suffixAlphabet[randomBelow(len(suffixAlphabet))]
+	}
+	return partition.NodeID(name + "-" + string(suffix))
+}
+
+// randomBelow is uniform: bytes that would favour the first values are thrown
+// away. crypto/rand never fails (it ends the program instead).
+func randomBelow(n int) int {
+	limit := 256 - 256%n
+	for {
+		var b [1]byte
+		rand.Read(b[:])
+		if int(b[0]) < limit {
+			return int(b[0]) % n
+		}
+	}
+}

@@ -1,0 +1,195 @@
+package identity
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+func open(t *testing.T, fsys vfs.FS, dir, name string) *Identity {
+	t.Helper()
+	id, err := Open(fsys, dir, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = id.Close() })
+	return id
+}
+
+func put(t *testing.T, fsys vfs.FS, path, content string) {
+	t.Helper()
+	f, err := fsys.Create(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(f, content); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestIdentityIsMadeOnceAndStartsAreCounted(t *testing.T) {
+	for name, fsys := range map[string]vfs.FS{"memory": vfs.NewMem(), "disk": vfs.Default} {
+		t.Run(name, func(t *testing.T) {
+			dir := fsys.PathJoin(t.TempDir(), "a", "b")
+			first := open(t, fsys, dir, "n2")
+			if !nodeIDPattern.MatchString(string(first.NodeID())) || !strings.HasPrefix(string(first.NodeID()), "n2-") {
+				t.Fatalf("node id %q", first.NodeID())
+			}
+			if first.Starts() != 1 || first.Initialised() || first.ClusterID() != "" || first.Created().IsZero() {
+				t.Fatalf("a first start: %+v", first.record)
+			}
+			if err := first.Close(); err != nil {
+				t.Fatal(err)
+			}
+			second := open(t, fsys, dir, "n2")
+			if second.NodeID() != first.NodeID() || second.Starts() != 2 || !second.Created().Equal(first.Created()) {
+				t.Fatalf("a second start: %+v, first %+v", second.record, first.record)
+			}
+		})
+	}
+}
+
+func TestClusterIsSetOnceAndKept(t *testing.T) {
+	fsys := vfs.NewMem()
+	id := open(t, fsys, "d", "n1")
+	for _, bad := range []string{"", "A", "-a", "a b", strings.Repeat("a", 65)} {
+		if err := id.SetCluster(bad); err == nil {
+			t.Errorf("cluster id %q accepted", bad)
+		}
+	}
+	if err := id.SetCluster("c1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := id.SetCluster("c1"); err != nil {
+		t.Fatal("the same again:", err)
+	}
+	if err := id.SetCluster("c2"); !errors.Is(err, ErrOtherCluster) {
+		t.Fatal("a second cluster:", err)
+	}
+	if err := id.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := id.SetCluster("c1"); !errors.Is(err, ErrClosed) {
+		t.Fatal("after Close:", err)
+	}
+	again := open(t, fsys, "d", "n1")
+	if !again.Initialised() || again.ClusterID() != "c1" {
+		t.Fatalf("after a restart: %+v", again.record)
+	}
+}
+
+func TestASecondOpenIsRefused(t *testing.T) {
+	for name, fsys := range map[string]vfs.FS{"memory": vfs.NewMem(), "disk": vfs.Default} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			id := open(t, fsys, dir, "n1")
+			if _, err := Open(fsys, dir, "n1"); !errors.Is(err, ErrInUse) {
+				t.Fatal(err)
+			}
+			if err := id.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if got := open(t, fsys, dir, "n1").Starts(); got != 2 {
+				t.Fatalf("the refused open was counted: %d", got)
+			}
+		})
+	}
+}
+
+func TestWhatIsRefusedAndLeftAlone(t *testing.T) {
+	good := `{"format":1,"node_id":"n1-k3f9","cluster_id":"c1","starts":4,"created":"2026-11-22T10:00:00Z"}`
+	for _, test := range []struct {
+		name, json string
+		want       error
+		text       string
+	}{
+		{"newer format", `{"format":2,"node_id":"n1-k3f9","shape":[1]}`, ErrNewerFormat, "format 2"},
+		{"empty", ``, ErrCorrupt, ""},
+		{"torn", good[:40], ErrCorrupt, ""},
+		{"zeroes", strings.Repeat("\x00", 100), ErrCorrupt, ""},
+		{"no format", `{"node_id":"n1-k3f9","starts":4}`, ErrCorrupt, ""},
+		{"unknown field", strings.Replace(good, `"starts"`, `"extra":1,"starts"`, 1), ErrCorrupt, "extra"},
+		{"trailing", good + `{}`, ErrCorrupt, ""},
+		{"no node id", strings.Replace(good, "n1-k3f9", "", 1), ErrCorrupt, ""},
+		{"never started", strings.Replace(good, `:4`, `:0`, 1), ErrCorrupt, ""},
+		{"bad cluster", strings.Replace(good, `"c1"`, `"C 1"`, 1), ErrCorrupt, ""},
+		{"huge", good + strings.Repeat(" ", maxRecordBytes), ErrCorrupt, ""},
+		{"other name", strings.Replace(good, "n1-k3f9", "n2-k3f9", 1), ErrOtherNode, "belongs to n2-k3f9"},
+		{"longer name", strings.Replace(good, "n1-k3f9", "n1-a-k3f9", 1), ErrOtherNode, "belongs to n1-a-k3f9"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			fsys := vfs.NewMem()
+			put(t, fsys, fileName, test.json)
+			before := fsys.String()
+			_, err := Open(fsys, "", "n1")
+			if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.text) {
+				t.Fatalf("got %v, want %v with %q", err, test.want, test.text)
+			}
+			after := strings.Replace(fsys.String(), "          0 LOCK\n", "", 1)
+			if !strings.Contains(after, strings.TrimPrefix(before, "          /\n")) {
+				t.Fatalf("changed:\n%s\n%s", before, fsys.String())
+			}
+		})
+	}
+	fsys := vfs.NewMem()
+	put(t, fsys, fileName, good)
+	if id := open(t, fsys, "", "n1"); id.Starts() != 5 || id.ClusterID() != "c1" {
+		t.Fatalf("%+v", id.record)
+	}
+}
+
+func TestADirectoryWithoutItsIdentityIsRefused(t *testing.T) {
+	fsys := vfs.NewMem()
+	if err := fsys.MkdirAll("d/log", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(fsys, "d", "n1"); !errors.Is(err, ErrIdentityLost) || !strings.Contains(err.Error(), "log") {
+		t.Fatal(err)
+	}
+	// What a first start leaves when it is cut off, and what mkfs leaves, is not data.
+	fsys = vfs.NewMem()
+	if err := fsys.MkdirAll("d/lost+found", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	put(t, fsys, "d/"+tempName, "{")
+	put(t, fsys, "d/"+lockName, "")
+	open(t, fsys, "d", "n1")
+}
+
+func TestBadNamesAreRefused(t *testing.T) {
+	for _, name := range []string{"", "-", "a-", "-a", "A", "a_b", "a/b", strings.Repeat("a", 33)} {
+		if _, err := Open(vfs.NewMem(), "d", name); err == nil {
+			t.Errorf("name %q accepted", name)
+		}
+	}
+}
+
+func FuzzDecodeRecord(f *testing.F) {
+	f.Add([]byte(`{"format":1,"node_id":"n1-k3f9","cluster_id":"c1","starts":4,"created":"2026-11-22T10:00:00Z"}`))
+	f.Add([]byte(`{"format":2}`))
+	f.Add([]byte(`{"format":1,"node_id":"n1-k3f9","cluster_id":"","starts":18446744073709551615,"created":"0001-01-01T00:00:00Z"}`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r, err := decodeRecord(data)
+		if err != nil {
+			if !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrNewerFormat) {
+				t.Fatal("untyped:", err)
+			}
+			return
+		}
+		again, err := r.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := decodeRecord(again)
+		if err != nil || back.NodeID != r.NodeID || back.Cluster != r.Cluster || back.Starts != r.Starts || !back.Created.Equal(r.Created) {
+			t.Fatalf("%+v came back as %+v, %v", r, back, err)
+		}
+	})
+}

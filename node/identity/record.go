@@ -1,0 +1,93 @@
+package identity
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"time"
+
+	"github.com/capstan-kv/capstan/partition"
+)
+
+// Format is the newest format of node.json that this version reads and writes.
+const Format = 1
+
+const (
+	// maxRecordBytes bounds what is read of node.json: a record is some 200
+	// bytes, and anything near this is not ours.
+	maxRecordBytes = 16 << 10
+	// maxClusterIDBytes bounds a cluster id, which travels in gossip tags of 512
+	// bytes in all.
+	maxClusterIDBytes = 64
+)
+
+var (
+	// ErrNewerFormat says that a newer version of the program wrote the directory.
+	ErrNewerFormat = errors.New("written by a newer version")
+	// ErrCorrupt says that node.json is there but not what this program writes.
+	ErrCorrupt = errors.New("node.json is damaged")
+)
+
+var (
+	namePattern    = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
+	nodeIDPattern  = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?-[a-z0-9]{4}$`)
+	clusterPattern = regexp.MustCompile(fmt.Sprintf(`^[a-z0-9][a-z0-9-]{0,%d}$`, maxClusterIDBytes-1))
+)
+
+// record is node.json.
+type record struct {
+	Format  int              `json:"format"`
+	NodeID  partition.NodeID `json:"node_id"`
+	Cluster string           `json:"cluster_id"`
+	Starts  uint64           `json:"starts"`
+	Created time.Time        `json:"created"`
+}
+
+func (r record) encode() ([]byte, error) {
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	return append(data, '\n'), nil
+}
+
+// decodeRecord reads node.json strictly. The format is looked at first, so that
+// the fields a newer version has added are not mistaken for damage.
+func decodeRecord(data []byte) (record, error) {
+	var version struct {
+		Format *int `json:"format"`
+	}
+	if err := json.Unmarshal(data, &version); err != nil {
+		return record{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	switch {
+	case version.Format == nil || *version.Format < 1:
+		return record{}, fmt.Errorf("%w: no format", ErrCorrupt)
+	case *version.Format > Format:
+		return record{}, fmt.Errorf("%w: format %d, this version knows %d", ErrNewerFormat, *version.Format, Format)
+	}
+	var r record
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&r); err != nil {
+		return record{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return record{}, fmt.Errorf("%w: more than one record", ErrCorrupt)
+	}
+	switch {
+	case !nodeIDPattern.MatchString(string(r.NodeID)):
+		return record{}, fmt.Errorf("%w: %q is no node id", ErrCorrupt, r.NodeID)
+	case r.Cluster != "" && !clusterPattern.MatchString(r.Cluster):
+		return record{}, fmt.Errorf("%w: %q is no cluster id", ErrCorrupt, r.Cluster)
+	case r.Starts == 0:
+		return record{}, fmt.Errorf("%w: never started", ErrCorrupt)
+	}
+	return r, nil
+}
+
+// name is the node id without its random characters.
+func (r record) name() string { return string(r.NodeID[:len(r.NodeID)-suffixLength-1]) }
