@@ -1,0 +1,58 @@
+package replication
+
+import (
+	"context"
+	"errors"
+
+	"github.com/hashicorp/raft"
+)
+
+// When the log is cut. A snapshot here is a durable state plus metadata, cheap
+// to take, so what matters is the log's size on disk and the time to replay it
+// after a crash.
+const (
+	// snapshotBytes of entries trigger a snapshot: a few seconds of replay.
+	snapshotBytes = 64 << 20
+	// snapshotEntries trigger one too, looked at every snapshotInterval of the
+	// library's own: for groups of many tiny entries.
+	snapshotEntries = 32 << 10
+	// trailingBytes of log stay behind a snapshot for followers that lag, so
+	// that a short absence does not cost them a whole copy of the state.
+	trailingBytes = 32 << 20
+	// The library counts trailing entries, not bytes; these bound the count.
+	minTrailingEntries = 64
+	maxTrailingEntries = 8 << 10
+)
+
+// trailingEntries is how many entries of the average size seen make up
+// trailingBytes.
+func trailingEntries(bytes, entries int64) uint64 {
+	if bytes <= 0 || entries <= 0 {
+		return maxTrailingEntries
+	}
+	n := int64(float64(trailingBytes) / (float64(bytes) / float64(entries)))
+	return uint64(min(max(n, minTrailingEntries), maxTrailingEntries))
+}
+
+// compact takes a snapshot each time enough bytes were applied since the last.
+func (g *Group) compact(ctx context.Context) {
+	for {
+		select {
+		case <-g.snapshots:
+		case <-ctx.Done():
+			return
+		}
+		if g.fsm.bytes.Load() < snapshotBytes {
+			continue
+		}
+		c := g.raft.ReloadableConfig()
+		c.TrailingLogs = trailingEntries(g.fsm.bytes.Load(), g.fsm.entries.Load())
+		err := g.raft.ReloadConfig(c)
+		if err == nil {
+			err = g.raft.Snapshot().Error()
+		}
+		if err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) && !errors.Is(err, raft.ErrRaftShutdown) {
+			g.host.emit(SnapshotFailed{Replica: g.replica, Err: err})
+		}
+	}
+}

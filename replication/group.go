@@ -1,0 +1,333 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/capstan-kv/capstan/storage"
+)
+
+// Store is a replica's Raft log with its term and vote. It must be durable
+// when a call returns, and the vote must never be torn: see raftlog.
+type Store interface {
+	raft.LogStore
+	raft.StableStore
+}
+
+// Bootstrapper is a Store that writes the first configuration in one durable
+// piece; others are bootstrapped by the library, in several.
+type Bootstrapper interface {
+	Bootstrap(raft.Configuration) error
+}
+
+// Transport carries one replica's Raft requests. Its SetHeartbeatHandler must
+// ignore the handler: the library's fast path for heartbeats runs beside its
+// main loop and can corrupt the log.
+type Transport interface {
+	raft.Transport
+	raft.WithPreVote
+	// Inject hands a request to the replica's own Raft, as if it had come from
+	// a peer. False if it could not be taken.
+	Inject(raft.RPC) bool
+	// SetStalled stops, or resumes, the sending of heartbeats.
+	SetStalled(bool)
+}
+
+// GroupConfig is one replica: what it is, what it writes to and what it
+// talks through.
+type GroupConfig struct {
+	Replica   storage.Replica
+	Store     Store
+	Snapshots raft.SnapshotStore
+	Transport Transport
+	Machine   Machine
+	// Bootstrap is the first configuration, the same on each of its members. It
+	// is used only if the store is empty; a replica that joins later has none.
+	Bootstrap []Member
+	// Campaign makes the replica stand for election at once if it has just been
+	// bootstrapped: set it on one of them.
+	Campaign bool
+	// Stalled is how long the oldest write of the store has been under way; may
+	// be nil.
+	Stalled func() time.Duration
+}
+
+const (
+	// maxAppendEntries an append and a batch to the machine: with batches of up
+	// to 256 KiB an entry, an append is at most about 16 MiB.
+	maxAppendEntries = 64
+	// cachedEntries stay in memory for followers to be served from: what is in
+	// flight, twice over.
+	cachedEntries = 2 * maxAppendEntries
+	// snapshotInterval is how often the library compares the log with
+	// snapshotEntries.
+	snapshotInterval = 2 * time.Minute
+	// Both channels are drained by goroutines that do nothing long.
+	notifyBuffer      = 16
+	observationBuffer = 16
+)
+
+// Group is one replica of a group.
+type Group struct {
+	host       *Host
+	replica    storage.Replica
+	member     Member
+	self       raft.ServerID
+	opened     time.Time
+	transport  Transport
+	stalledFor func() time.Duration
+	raft       *raft.Raft // set before ready
+
+	fsm      *fsm
+	applied  *appliedIndex
+	proposer *proposer
+	learner  *learner
+
+	ready    atomic.Bool
+	stalled  atomic.Bool
+	caughtUp atomic.Bool
+	proven   atomic.Pointer[lead]
+	reachAt  atomic.Pointer[reachability]
+
+	leadMu   sync.Mutex
+	expected *nonce // of the no-op that will prove leadership
+
+	notify       chan bool
+	observations chan raft.Observation
+	nudges       chan struct{}
+	snapshots    chan struct{}
+
+	ctx      context.Context // of the goroutines beside Raft
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	handed   sync.WaitGroup // those that wait for an answer of Raft's
+	raftDone chan struct{}  // closed once Raft has stopped
+	stopped  chan struct{}  // closed at the end of Close
+
+	mu      sync.Mutex
+	sealed  bool          // nothing more is handed to Raft
+	moved   chan struct{} // closed and replaced when leadership changes
+	closing bool
+	failure error
+}
+
+func newGroup(h *Host, c GroupConfig) *Group {
+	g := &Group{
+		host: h, replica: c.Replica, opened: time.Now(),
+		member:    Member{Node: h.self, Generation: c.Replica.Generation},
+		transport: c.Transport, stalledFor: c.Stalled,
+		applied:      &appliedIndex{},
+		notify:       make(chan bool, notifyBuffer),
+		observations: make(chan raft.Observation, observationBuffer),
+		nudges:       make(chan struct{}, 1),
+		snapshots:    make(chan struct{}, 1),
+		raftDone:     make(chan struct{}),
+		stopped:      make(chan struct{}),
+		moved:        make(chan struct{}),
+	}
+	g.self = g.member.ServerID()
+	g.proposer = &proposer{group: g}
+	g.learner = newLearner(g)
+	g.fsm = &fsm{machine: c.Machine, applied: g.applied,
+		onNoop: g.noopApplied, onFailed: g.fail, onApplied: g.onApplied}
+	g.ctx, g.cancel = context.WithCancel(context.Background())
+	return g
+}
+
+func (g *Group) start(c GroupConfig) error {
+	g.applied.advance(c.Machine.Applied())
+	cache, err := raft.NewLogCache(cachedEntries, c.Store)
+	if err != nil {
+		return err
+	}
+	fresh, err := g.bootstrap(c)
+	if err != nil {
+		return err
+	}
+	g.raft, err = raft.NewRaft(g.raftConfig(), g.fsm, observedLog{cache, g.learner.onStored}, c.Store, c.Snapshots, c.Transport)
+	if err != nil {
+		return err
+	}
+	g.raft.RegisterObserver(raft.NewObserver(g.observations, false, func(o *raft.Observation) bool {
+		switch o.Data.(type) {
+		case raft.LeaderObservation, raft.RaftState:
+			return true
+		}
+		return false
+	}))
+	g.ready.Store(true)
+	g.wg.Go(g.watchLeadership)
+	g.wg.Go(g.watchLeader)
+	g.wg.Go(g.catchUp)
+	g.wg.Go(func() { g.learner.run(g.ctx) })
+	g.wg.Go(func() { g.compact(g.ctx) })
+	g.broadcast() // Raft may have known a leader before the observer was there
+	if fresh && c.Campaign {
+		g.Campaign()
+	}
+	return nil
+}
+
+// bootstrap writes the first configuration into an empty store.
+func (g *Group) bootstrap(c GroupConfig) (bool, error) {
+	if len(c.Bootstrap) == 0 {
+		return false, nil
+	}
+	exists, err := raft.HasExistingState(c.Store, c.Store, c.Snapshots)
+	if err != nil || exists {
+		return false, err
+	}
+	configuration := configurationOf(c.Bootstrap)
+	if b, ok := c.Store.(Bootstrapper); ok {
+		return true, b.Bootstrap(configuration)
+	}
+	return true, raft.BootstrapCluster(g.raftConfig(), c.Store, c.Store, c.Snapshots, c.Transport, configuration)
+}
+
+func (g *Group) raftConfig() *raft.Config {
+	t := g.host.timing
+	c := raft.DefaultConfig()
+	c.LocalID = g.self
+	c.HeartbeatTimeout, c.ElectionTimeout = t.Heartbeat, t.Election
+	c.LeaderLeaseTimeout, c.CommitTimeout = t.Lease, t.Commit
+	c.MaxAppendEntries = maxAppendEntries
+	c.BatchApplyCh = true // appends of several entries
+	c.ShutdownOnRemove = false
+	// The machine is durable up to the snapshot before that counts as taken,
+	// and skips what it has: nothing to restore.
+	c.NoSnapshotRestoreOnStart = true
+	c.SnapshotInterval = snapshotInterval
+	c.SnapshotThreshold = snapshotEntries
+	c.TrailingLogs = maxTrailingEntries
+	c.NoLegacyTelemetry = true
+	c.NotifyCh = g.notify
+	c.LogLevel = "WARN"
+	c.LogOutput = lineEvents{g.replica, g.host.emit}
+	return c
+}
+
+// Replica is which replica this is.
+func (g *Group) Replica() storage.Replica { return g.replica }
+
+func (g *Group) configuration() raft.Configuration { return g.raft.GetConfiguration().Configuration() }
+
+// Leads reports whether the replica leads its group, provenly so in its
+// current term; a later term may have begun elsewhere.
+func (g *Group) Leads() bool {
+	lead := g.lead()
+	return lead != nil && lead.term == g.raft.CurrentTerm() && g.raft.State() == raft.Leader
+}
+
+// Leader is the member that leads, as far as the replica knows.
+func (g *Group) Leader() (Member, bool) {
+	m := g.leader()
+	return m, m != Member{}
+}
+
+func (g *Group) onApplied(uint64, uint64) {
+	if g.lead() != nil {
+		g.host.notices.mark(g)
+	}
+	if g.fsm.bytes.Load() >= snapshotBytes {
+		signal(g.snapshots)
+	}
+}
+
+// changed gives a channel that is closed at the next change of leadership.
+// Take it before looking.
+func (g *Group) changed() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.moved
+}
+
+func (g *Group) broadcast() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(g.moved)
+	g.moved = make(chan struct{})
+}
+
+// Err is why the replica failed, or nil.
+func (g *Group) Err() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.failure
+}
+
+// unusable says why the replica serves nothing any more, or nil.
+func (g *Group) unusable() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.failure != nil:
+		return failedReplica(g.failure)
+	case g.closing:
+		return stopping()
+	}
+	return nil
+}
+
+// fail stops the replica for good. It is called on Raft's apply goroutine: the
+// rest happens beside it.
+func (g *Group) fail(cause error) {
+	g.mu.Lock()
+	first := g.failure == nil
+	if first {
+		g.failure = cause
+	}
+	g.mu.Unlock()
+	if !first {
+		return
+	}
+	g.applied.close(failedReplica(cause))
+	g.broadcast()
+	g.host.emit(ReplicaFailed{Replica: g.replica, Err: cause})
+	g.host.wg.Go(func() { g.stop() })
+}
+
+// Close hands leadership away if there is somebody to take it, answers what is
+// under way, and stops the replica. It takes a few election timeouts at most,
+// unless a write to the store hangs: Raft can not be stopped in the middle of
+// one. Closing again waits for the first.
+func (g *Group) Close() error {
+	return g.stop()
+}
+
+func (g *Group) stop() error {
+	g.mu.Lock()
+	again := g.closing
+	g.closing = true
+	g.mu.Unlock()
+	if again {
+		<-g.stopped
+		return nil
+	}
+	defer close(g.stopped)
+	g.applied.close(stopping())
+	g.proposer.close()
+	if g.raft.State() == raft.Leader && len(g.configuration().Servers) > 1 {
+		// Bounded by the library with an election timeout. Whether somebody
+		// took over does not matter: the others elect if not.
+		g.hand(func() { g.raft.LeadershipTransfer().Error() })
+	}
+	g.broadcast()
+	// A leader without a quorum gives up after its lease at the latest, which
+	// answers everything; with one, entries commit.
+	g.drain(2*g.host.timing.Election + 2*g.host.timing.Lease)
+	err := g.raft.Shutdown().Error()
+	close(g.raftDone)
+	g.cancel()
+	g.wg.Wait()
+	g.host.remove(g)
+	if err != nil && !errors.Is(err, raft.ErrRaftShutdown) {
+		return fmt.Errorf("closing replica %v: %w", g.replica, err)
+	}
+	return nil
+}

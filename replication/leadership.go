@@ -1,0 +1,250 @@
+package replication
+
+import (
+	"context"
+	"crypto/rand"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/capstan-kv/capstan/partition"
+)
+
+// lead is proof that this replica was elected for term: an entry that this
+// process proposed, known by its nonce, was committed with that term, and only
+// the leader of a term appends entries of it. index is that entry's; it is
+// applied. Whether a later term has begun since, lead does not say.
+type lead struct{ term, index uint64 }
+
+// lead is the current proof, or nil.
+func (g *Group) lead() *lead { return g.proven.Load() }
+
+// watchLeadership owns the group's leadership: it drains what Raft says about
+// it, proposes an own no-op at the start of a term and again when that fails,
+// and clears the proof when leadership ends. It ends after Raft has.
+func (g *Group) watchLeadership() {
+	var (
+		leading bool
+		proving bool
+		pause   time.Duration
+		retry   = time.NewTimer(0)
+		done    = make(chan error, 1)
+	)
+	<-retry.C
+	prove := func() {
+		if !leading || proving || g.unusable() != nil {
+			return
+		}
+		n := g.expectNoop()
+		proving = g.hand(func() { done <- g.raft.ApplyLog(raft.Log{Data: encodeNoop(n)}, g.host.timing.Election).Error() })
+	}
+	for {
+		select {
+		case leading = <-g.notify:
+			g.clearLead()
+			pause = 0
+			prove()
+		case err := <-done:
+			proving = false
+			if err != nil || leading && g.lead() == nil {
+				pause = nextBackoff(pause)
+				retry.Reset(pause)
+			}
+		case <-retry.C:
+			if g.lead() == nil {
+				prove()
+			}
+		case <-g.nudges:
+			prove()
+		case <-g.raftDone:
+			g.clearLead()
+			return
+		}
+	}
+}
+
+// nudge makes a leader that has been told of a higher term propose something:
+// heartbeats do not look at the term that is answered to them, appends do.
+func (g *Group) nudge() { signal(g.nudges) }
+
+// expectNoop makes a nonce the one that proves leadership.
+func (g *Group) expectNoop() nonce {
+	var n nonce
+	rand.Read(n[:]) // never fails
+	g.leadMu.Lock()
+	g.expected = &n
+	g.leadMu.Unlock()
+	return n
+}
+
+// noopApplied is called when a no-op has been applied, anybody's.
+func (g *Group) noopApplied(n nonce, index, term uint64) {
+	g.leadMu.Lock()
+	own := g.expected != nil && *g.expected == n
+	if own {
+		g.expected = nil
+		g.proven.Store(&lead{term: term, index: index})
+	}
+	g.leadMu.Unlock()
+	if own {
+		g.broadcast()
+		g.host.emit(LeadershipProven{Replica: g.replica, Term: term, Index: index})
+	}
+}
+
+func (g *Group) clearLead() {
+	g.leadMu.Lock()
+	had := g.proven.Swap(nil) != nil
+	g.expected = nil
+	g.leadMu.Unlock()
+	g.broadcast()
+	if had {
+		g.host.emit(LeadershipLost{Replica: g.replica})
+	}
+}
+
+// watchLeader passes on changes of the leader that the replica follows. The
+// library drops observations when the channel is full; that loses nothing,
+// since what changed is read only after one is taken out.
+func (g *Group) watchLeader() {
+	var last Member
+	for {
+		select {
+		case <-g.observations:
+			g.broadcast()
+			if leader := g.leader(); leader != last {
+				last = leader
+				g.host.emit(LeaderObserved{Replica: g.replica, Leader: leader, Term: g.raft.CurrentTerm()})
+			}
+		case <-g.ctx.Done():
+			return
+		}
+	}
+}
+
+// leader is the member that the replica follows, itself included; zero if it
+// knows none.
+func (g *Group) leader() Member {
+	_, id := g.raft.LeaderWithID()
+	if id == "" {
+		return Member{}
+	}
+	m, err := ParseServerID(id)
+	if err != nil {
+		return Member{}
+	}
+	return m
+}
+
+func (g *Group) leaderless() bool { return g.leader() == Member{} }
+
+// Campaign asks the replica to stand for election now, without the pre-vote
+// and against a leader that may exist: for the replica that is preferred as
+// first leader. It does nothing at a leader or a non-voter.
+//
+// It is what the library does on a TimeoutNow request from a leader that hands
+// over (raft.timeoutNow): the replica becomes a candidate, raises its term and
+// asks for votes that others give although they know a leader. Raft's safety
+// does not depend on when a candidate stands; the only cost of a bad moment is
+// an election more. If it does not win, the flag that skips the pre-vote is
+// reset (raft.runCandidate).
+func (g *Group) Campaign() {
+	if g.unusable() != nil || g.raft.State() == raft.Leader || !g.votes() {
+		return
+	}
+	g.inject(g.ctx, &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
+		ProtocolVersion: raft.ProtocolVersionMax,
+		ID:              []byte(g.self),
+		Addr:            g.transport.EncodePeer(g.self, raft.ServerAddress(g.self)),
+	}})
+}
+
+func (g *Group) votes() bool {
+	for _, m := range membersOf(g.configuration()) {
+		if m.ServerID() == g.self {
+			return !m.Nonvoter
+		}
+	}
+	return false
+}
+
+// TransferLeadership hands leadership to the given voter, or to the most
+// advanced one if to is empty. Meanwhile proposals are refused, definitely. It
+// takes an election timeout at most; ctx may end the waiting earlier, not the
+// transfer.
+func (g *Group) TransferLeadership(ctx context.Context, to partition.NodeID) error {
+	if err := g.unusable(); err != nil {
+		return err
+	}
+	if g.raft.State() != raft.Leader {
+		return notLeader(g.leader(), nil)
+	}
+	transfer := g.raft.LeadershipTransfer
+	if to != "" {
+		var target *Member
+		for _, m := range membersOf(g.configuration()) {
+			if m.Node == to && !m.Nonvoter {
+				target = &m
+			}
+		}
+		switch {
+		case target == nil:
+			return &Error{Reason: BadOption, Outcome: NotApplied, Message: string(to) + " is no voter of this group"}
+		case target.ServerID() == g.self:
+			return nil
+		}
+		transfer = func() raft.Future { return g.raft.LeadershipTransferToServer(target.ServerID(), target.address()) }
+	}
+	return g.await(ctx, transfer, "handing over leadership")
+}
+
+// AddNonvoter, AddVoter and Remove change the group's configuration by one
+// member, at the leader, and return when the change is committed. A voter
+// votes at once: add it as a non-voter first and let it catch up.
+func (g *Group) AddNonvoter(ctx context.Context, m Member) error {
+	return g.change(ctx, func() raft.Future {
+		return g.raft.AddNonvoter(m.ServerID(), m.address(), 0, g.host.timing.Election)
+	})
+}
+
+// AddVoter: see [Group.AddNonvoter].
+func (g *Group) AddVoter(ctx context.Context, m Member) error {
+	return g.change(ctx, func() raft.Future {
+		return g.raft.AddVoter(m.ServerID(), m.address(), 0, g.host.timing.Election)
+	})
+}
+
+// Remove: see [Group.AddNonvoter]. A leader that removes itself steps down.
+func (g *Group) Remove(ctx context.Context, m Member) error {
+	return g.change(ctx, func() raft.Future {
+		return g.raft.RemoveServer(m.ServerID(), 0, g.host.timing.Election)
+	})
+}
+
+func (g *Group) change(ctx context.Context, start func() raft.Future) error {
+	if err := g.refusal(); err != nil {
+		return err
+	}
+	return g.await(ctx, start, "changing the group's members")
+}
+
+// await waits for one of the library's futures, in a goroutine that Close
+// waits for: the library answers each once the main loop has turned to it.
+func (g *Group) await(ctx context.Context, start func() raft.Future, doing string) error {
+	done := make(chan error, 1)
+	if !g.hand(func() { done <- start().Error() }) {
+		return stopping()
+	}
+	select {
+	case err := <-done:
+		if err == nil {
+			return nil
+		}
+		if e := g.unusable(); e != nil && definite(err) {
+			return e
+		}
+		return proposalError(err, g.leader())
+	case <-ctx.Done():
+		return deadline(Unknown, doing, ctx.Err())
+	}
+}

@@ -1,0 +1,69 @@
+package replication
+
+import (
+	"time"
+
+	"github.com/capstan-kv/capstan/partition"
+)
+
+// reach counts the voters that were heard from lately, self included, and how
+// many make a quorum.
+func reach(members []Member, self Member, heard func(partition.NodeID) bool) (reachable, needed int) {
+	voters := 0
+	for _, m := range members {
+		if m.Nonvoter {
+			continue
+		}
+		voters++
+		if m.Node == self.Node && m.Generation == self.Generation || heard(m.Node) {
+			reachable++
+		}
+	}
+	return reachable, voters/2 + 1
+}
+
+// Reachable counts the group's voters that this node heard from within an
+// election timeout, itself included, and how many make a quorum.
+func (g *Group) Reachable() (reachable, needed int) {
+	return reach(membersOf(g.configuration()), g.member, g.host.heard)
+}
+
+func (h *Host) heard(node partition.NodeID) bool {
+	ago, ok := h.peers.LastHeard(node)
+	return ok && ago < h.timing.Election
+}
+
+// refusal says why the replica can serve nothing linearizable now, or nil: it
+// is stopping or has failed, or no quorum was reachable for an election
+// timeout. A follower that hears its leader relies on that one's quorum.
+func (g *Group) refusal() error {
+	if err := g.unusable(); err != nil {
+		return err
+	}
+	now := time.Now()
+	if now.Sub(g.opened) < g.host.timing.Election {
+		return nil // not long enough here to have missed anybody
+	}
+	last := g.reachAt.Load()
+	if last == nil || now.Sub(last.at) >= reachAge {
+		reachable, needed := g.Reachable()
+		last = &reachability{at: now, reachable: reachable, needed: needed}
+		g.reachAt.Store(last)
+	}
+	if last.reachable >= last.needed {
+		return nil
+	}
+	if leader := g.leader(); leader.Node != "" && leader != g.member && g.host.heard(leader.Node) {
+		return nil
+	}
+	return noQuorum(last.reachable, last.needed)
+}
+
+// reachAge is how long a count of reachable voters is used again: far below
+// any election timeout, and long enough to cost nothing an operation.
+const reachAge = 20 * time.Millisecond
+
+type reachability struct {
+	at                time.Time
+	reachable, needed int
+}

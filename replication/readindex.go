@@ -1,0 +1,243 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/storage"
+)
+
+// ReadIndex gives an index such that a read of the replica's state is
+// linearizable once [Group.WaitApplied] has returned for it. At the leader it
+// costs a round of term confirmation, shared with every other waiting read of
+// the host; at a follower a call to the leader, shared likewise. It waits for
+// a leader while a quorum is reachable, until ctx is done. Every failure is
+// definite.
+func (g *Group) ReadIndex(ctx context.Context) (uint64, error) {
+	var pause time.Duration
+	for {
+		changed := g.changed()
+		if err := g.refusal(); err != nil {
+			return 0, err
+		}
+		index, err := g.tryReadIndex(ctx)
+		if err == nil {
+			return index, nil
+		}
+		if e := (*Error)(nil); errors.As(err, &e) {
+			return 0, err
+		}
+		if ctx.Err() != nil {
+			return 0, g.outOfTime(ctx.Err(), "asking for a read index")
+		}
+		if errors.Is(err, errNotLeading) && g.leaderless() {
+			pause = g.host.timing.recheck()
+		} else {
+			pause = min(nextBackoff(pause), maxBackoff)
+		}
+		if !g.pause(ctx, changed, pause) {
+			return 0, g.outOfTime(ctx.Err(), "waiting for a leader")
+		}
+	}
+}
+
+// pause waits for a change of leadership, at most d; false if ctx is done.
+func (g *Group) pause(ctx context.Context, changed <-chan struct{}, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-timer.C:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// outOfTime is the refusal of an operation that was handed to nobody: it had
+// no effect.
+func (g *Group) outOfTime(cause error, doing string) error {
+	if err := g.refusal(); err != nil {
+		return err
+	}
+	if g.leaderless() {
+		e := noLeader(g.Reachable())
+		e.Err = cause
+		return e
+	}
+	return deadline(NotApplied, doing, cause)
+}
+
+// tryReadIndex makes one attempt. A result of type *Error is final.
+func (g *Group) tryReadIndex(ctx context.Context) (uint64, error) {
+	if g.lead() != nil {
+		return g.host.confirm(ctx, g)
+	}
+	leader := g.leader()
+	if leader.Node == "" || leader.ServerID() == g.self {
+		return 0, errNotLeading // wait for a leader, or for our own no-op
+	}
+	answer := make(chan indexResult, 1)
+	if !g.host.asker(leader.Node).add(indexRequest{storage.Replica{Group: g.replica.Group, Generation: leader.Generation}, answer}) {
+		if err := g.unusable(); err != nil {
+			return 0, err
+		}
+		return 0, overloaded("too many reads wait for the leader")
+	}
+	select {
+	case r := <-answer:
+		if r.err != nil {
+			return 0, r.err
+		}
+		g.learner.learn(leader, r.notice)
+		return r.index, nil
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+// indexRequest is one read at a follower, on its way to the leader's replica.
+type indexRequest struct {
+	leader storage.Replica
+	answer chan<- indexResult // buffered
+}
+
+type indexResult struct {
+	index  uint64
+	notice notice
+	err    error
+}
+
+// asker gathers the requests to one node.
+func (h *Host) asker(node partition.NodeID) *rounds[indexRequest] {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r := h.askers[node]
+	if r == nil {
+		// One a node that ever led a group here: bounded by the cluster.
+		r = &rounds[indexRequest]{closed: h.closed, run: func(reqs []indexRequest) { h.askIndexes(node, reqs) }}
+		h.askers[node] = r
+	}
+	return r
+}
+
+// askIndexes is one round: requests that arrived before it began, one record
+// for each replica they name.
+func (h *Host) askIndexes(node partition.NodeID, requests []indexRequest) {
+	at := map[storage.Replica]int{}
+	var replicas []storage.Replica
+	for _, r := range requests {
+		if _, ok := at[r.leader]; !ok {
+			at[r.leader] = len(replicas)
+			replicas = append(replicas, r.leader)
+		}
+	}
+	answers, err := h.callIndexes(node, replicas)
+	for _, r := range requests {
+		if err != nil {
+			r.answer <- indexResult{err: err}
+			continue
+		}
+		r.answer <- answers[at[r.leader]].result()
+	}
+}
+
+func (h *Host) callIndexes(node partition.NodeID, replicas []storage.Replica) ([]indexAnswer, error) {
+	// The leader may have to wait for a round of its own.
+	ctx, cancel := context.WithTimeout(h.ctx, 2*h.timing.confirmTimeout())
+	defer cancel()
+	b, err := h.peers.Call(ctx, node, KindReadIndex, encodeReplicas(replicas))
+	if err != nil {
+		// Nothing was changed by asking: the caller tries again.
+		return nil, errors.Join(errUnconfirmed, errors.New(err.Error()))
+	}
+	answers, err := decodeIndexes(b)
+	if err == nil && len(answers) != len(replicas) {
+		err = errMessage
+	}
+	return answers, err
+}
+
+func (a indexAnswer) result() indexResult {
+	switch a.status {
+	case indexGiven:
+		return indexResult{index: a.index, notice: a.notice}
+	case indexUnconfirmed:
+		return indexResult{err: errUnconfirmed}
+	}
+	return indexResult{err: errNotLeading}
+}
+
+// handleReadIndex is the leader's side. Its answers name exactly the replicas
+// asked for; each comes from a round that began after the request arrived.
+func (h *Host) handleReadIndex(ctx context.Context, _ partition.NodeID, payload []byte) ([]byte, error) {
+	replicas, err := decodeReplicas(payload)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, h.timing.confirmTimeout())
+	defer cancel()
+	answers := make([]indexAnswer, len(replicas))
+	var wg sync.WaitGroup
+	for i, r := range replicas {
+		g := h.serving(r)
+		if g == nil {
+			answers[i].status = indexNoReplica
+			continue
+		}
+		if g.lead() == nil {
+			answers[i].status = indexNotLeader
+			continue
+		}
+		wg.Go(func() { answers[i] = g.answerIndex(ctx) })
+	}
+	wg.Wait()
+	return encodeIndexes(answers), nil
+}
+
+func (g *Group) answerIndex(ctx context.Context) indexAnswer {
+	index, err := g.host.confirm(ctx, g)
+	switch {
+	case errors.Is(err, errNotLeading):
+		return indexAnswer{status: indexNotLeader}
+	case err != nil:
+		return indexAnswer{status: indexUnconfirmed}
+	}
+	return indexAnswer{status: indexGiven, index: index, notice: g.notice()}
+}
+
+// WaitApplied returns once the replica has applied index. Its failures are
+// definite; ctx bounds it.
+func (g *Group) WaitApplied(ctx context.Context, index uint64) error {
+	return waitErrorOrNil(g.applied.wait(ctx, index))
+}
+
+func waitErrorOrNil(err error) error {
+	if err == nil {
+		return nil
+	}
+	return waitError(err)
+}
+
+// catchUp asks for one read index after opening and waits for it, so that a
+// replica of an idle group learns what is committed without a write.
+func (g *Group) catchUp() {
+	for {
+		index, err := g.ReadIndex(g.ctx)
+		if err == nil && g.applied.wait(g.ctx, index) == nil {
+			g.caughtUp.Store(true)
+			return
+		}
+		// No quorum, most often: look again when something changes.
+		if g.unusable() != nil || !g.pause(g.ctx, g.changed(), g.host.timing.recheck()) {
+			return
+		}
+	}
+}
+
+// CaughtUp reports whether the replica has applied all that was committed when
+// it opened, or knows no leader that could tell.
+func (g *Group) CaughtUp() bool { return g.caughtUp.Load() || g.leaderless() }

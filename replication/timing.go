@@ -1,0 +1,82 @@
+package replication
+
+import (
+	"cmp"
+	"fmt"
+	"time"
+)
+
+// Timing holds the clocks of all groups of a host. Every node of a cluster
+// should use the same. Zero fields take the default.
+type Timing struct {
+	// Heartbeat is how long a follower waits for a sign of its leader before it
+	// stands for election; leaders send ten in that time. Default 1.5 s.
+	Heartbeat time.Duration
+	// Election is how long a candidate waits for votes, and how long a node may
+	// be silent and still count as reachable. At least Heartbeat. Default 1.5 s.
+	Election time.Duration
+	// Lease is how long a leader stays one without hearing from a quorum. No
+	// read rests on it. It must be above the worst stall of the disk, or a
+	// stall deposes leaders, and at most Heartbeat. Default 1.5 s.
+	Lease time.Duration
+	// Commit is how often an idle leader repeats its commit index to its
+	// followers. Commit notices make it unimportant, and its frames are the
+	// largest part of the idle cost. Default 10 s.
+	Commit time.Duration
+}
+
+// Defaults of [Timing].
+const (
+	defaultHeartbeat = 1500 * time.Millisecond
+	defaultCommit    = 10 * time.Second
+)
+
+func (t Timing) withDefaults() Timing {
+	t.Heartbeat = cmp.Or(t.Heartbeat, defaultHeartbeat)
+	t.Election = cmp.Or(t.Election, t.Heartbeat)
+	t.Lease = cmp.Or(t.Lease, t.Heartbeat)
+	t.Commit = cmp.Or(t.Commit, defaultCommit)
+	return t
+}
+
+func (t Timing) validate() error {
+	const least = 10 * time.Millisecond // below this the library's own timers no longer work
+	switch {
+	case min(t.Heartbeat, t.Election, t.Lease, t.Commit) < least:
+		return fmt.Errorf("timing: every timeout must be at least %v: %+v", least, t)
+	case t.Lease > t.Heartbeat:
+		return fmt.Errorf("timing: lease %v above heartbeat %v", t.Lease, t.Heartbeat)
+	case t.Election < t.Heartbeat:
+		return fmt.Errorf("timing: election %v below heartbeat %v", t.Election, t.Heartbeat)
+	}
+	return nil
+}
+
+const (
+	// minBackoff and maxBackoff bound the pause between two attempts to get a
+	// read index or to prove leadership. Most waits end sooner, by an event.
+	minBackoff = 10 * time.Millisecond
+	maxBackoff = 500 * time.Millisecond
+	// noticeWindow is how long commit notices gather before one frame a peer
+	// carries them: short beside a network round trip and an fsync, long
+	// enough to hold the notices of every group of a busy node.
+	noticeWindow = 2 * time.Millisecond
+)
+
+// confirmTimeout bounds one round: longer than any healthy round trip, and no
+// longer than followers take to elect somebody else.
+func (t Timing) confirmTimeout() time.Duration { return t.Heartbeat }
+
+// stallBound is how old a write in flight may be before the disk counts as
+// stalled. A shorter stall is weathered; a longer one would outlive the lease.
+func (t Timing) stallBound() time.Duration { return t.Lease }
+
+// watchInterval is how often the watchdog looks: often enough to add little to
+// stallBound.
+func (t Timing) watchInterval() time.Duration { return t.Lease / 8 }
+
+// recheck is how often a wait for a leader looks again whether a quorum is
+// reachable, which no event tells.
+func (t Timing) recheck() time.Duration { return t.Election / 4 }
+
+func nextBackoff(d time.Duration) time.Duration { return min(max(2*d, minBackoff), maxBackoff) }
