@@ -1,0 +1,107 @@
+package api
+
+import (
+	"net/http"
+	"strings"
+
+	"connectrpc.com/connect"
+	"connectrpc.com/grpchealth"
+	"connectrpc.com/grpcreflect"
+
+	"github.com/capstan-kv/capstan/api/capstan/v1/capstanv1connect"
+)
+
+// NewHandler serves everything that a node offers to clients on one port: RPCs
+// as Connect, gRPC and gRPC-Web, plain HTTP under /kv/, health checks, metrics
+// and reflection. It panics if the configuration lacks a backend. Serve it
+// with [NewServer].
+func NewHandler(c Config) http.Handler {
+	if c.KV == nil || c.Cluster == nil || c.Health == nil {
+		panic("api: NewHandler needs KV, Cluster and Health")
+	}
+	if c.MaxValueSize <= 0 {
+		c.MaxValueSize = DefaultMaxValueSize
+	}
+	c.MaxValueSize = min(c.MaxValueSize, MaxMaxValueSize)
+	ops := &operations{config: c}
+	d := &door{config: c, plain: &plainDoor{ops: ops}, services: map[string]http.Handler{}}
+	d.errors = connect.NewErrorWriter()
+
+	options := []connect.HandlerOption{
+		connect.WithReadMaxBytes(MaxMessageSize),
+		connect.WithSendMaxBytes(MaxMessageSize),
+		connect.WithCompressMinBytes(compressMinBytes),
+		connect.WithCompression("gzip", newDecompressor, newCompressor),
+		connect.WithCodec(strictJSON{"json"}),
+		connect.WithCodec(strictJSON{"json; charset=utf-8"}),
+		connect.WithInterceptors(&edge{config: c}),
+	}
+	mount := func(path string, h http.Handler) { d.services[strings.Trim(path, "/")] = h }
+	mount(capstanv1connect.NewKVServiceHandler(kvService{ops: ops}, options...))
+	mount(capstanv1connect.NewClusterServiceHandler(clusterService{ops: ops}, options...))
+	mount(grpchealth.NewHandler(healthChecker{c.Health}, options...))
+	reflector := grpcreflect.NewStaticReflector(
+		capstanv1connect.KVServiceName, capstanv1connect.ClusterServiceName, grpchealth.HealthV1ServiceName,
+	)
+	mount(grpcreflect.NewHandlerV1(reflector, options...))
+	mount(grpcreflect.NewHandlerV1Alpha(reflector, options...))
+	return d
+}
+
+// door routes by the raw path: nothing is cleaned and nothing redirected, since
+// everything after /kv/ is a key.
+type door struct {
+	config   Config
+	plain    *plainDoor
+	services map[string]http.Handler // by full service name
+	errors   *connect.ErrorWriter
+}
+
+func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path := r.URL.EscapedPath()
+	if strings.HasPrefix(path, keyPrefix) {
+		d.plain.ServeHTTP(w, r)
+		return
+	}
+	if service, method, ok := strings.Cut(strings.TrimPrefix(path, "/"), "/"); ok {
+		if h := d.services[service]; h != nil {
+			d.serveRPC(w, r, h, service, method)
+			return
+		}
+	}
+	switch path {
+	case "/":
+		d.serveFrontPage(w, r)
+	case "/livez", "/healthz":
+		d.serveLive(w, r)
+	case "/readyz":
+		d.serveReady(w, r)
+	case "/metrics":
+		if d.config.Metrics != nil {
+			d.config.Metrics.ServeHTTP(w, r)
+			return
+		}
+		d.serveNothing(w, r)
+	default:
+		d.serveNothing(w, r)
+	}
+}
+
+// serveNothing answers a path that leads nowhere, in the caller's protocol.
+func (d *door) serveNothing(w http.ResponseWriter, r *http.Request) {
+	if d.errors.IsSupported(r) && r.Method == http.MethodPost {
+		_ = d.errors.Write(w, r, failureOf(ErrUnimplemented(methodPath(r)), false, nil).connectError()) // the client is gone
+		return
+	}
+	writeFailure(w, r, notFound("nothing here; try: / for what there is"))
+}
+
+// methodPath is the path for a message: short, whatever was sent.
+func methodPath(r *http.Request) string {
+	const most = 120 // bytes: the longest real one has under 60
+	path := r.URL.EscapedPath()
+	if len(path) > most {
+		path = path[:most] + "..."
+	}
+	return path
+}

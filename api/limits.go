@@ -1,0 +1,58 @@
+package api
+
+import "time"
+
+// Limits of the public face. They are promises: clients rely on them.
+const (
+	// MaxKeySize bounds a key, in bytes; the least is 1.
+	MaxKeySize = 4 << 10
+	// DefaultMaxValueSize bounds a value, in bytes, unless configured.
+	DefaultMaxValueSize = 1 << 20
+	// MaxMaxValueSize is the most that the bound on values can be raised to: a
+	// value, its key and a session token fit into one message with room to spare.
+	MaxMaxValueSize = 3 << 20
+	// MaxTokenSize bounds a session token or a receipt, in bytes.
+	MaxTokenSize = 6 << 10
+	// MaxMessageSize bounds one message in either direction, in bytes, after
+	// decompression.
+	MaxMessageSize = 4 << 20
+	// MaxBatchOps bounds the operations of one Batch: enough to spread its cost
+	// thin, few enough that one call does not hold the node for long.
+	MaxBatchOps = 1024
+	// MaxAcks and MaxReplicas are the largest replication factor there is.
+	MaxAcks     = 7
+	MaxReplicas = 7
+	// MaxAwait bounds AwaitWriteRequest.wait.
+	MaxAwait = 60 * time.Second
+	// DefaultTimeout is the deadline of a request that came without one.
+	DefaultTimeout = 5 * time.Second
+	// MaxTimeout cuts longer deadlines short, but for streams, which may take as
+	// long as they get on: nobody waits for a single operation any longer, and
+	// a forgotten request must not stay for ever.
+	MaxTimeout = 2 * time.Minute
+)
+
+const (
+	// batchConcurrency bounds the operations of one Batch in flight at once:
+	// enough to fill the replication batches of all partitions.
+	batchConcurrency = 64
+	// compressMinBytes is the size from which a response is compressed for
+	// clients that accept it: below, it costs more than the bytes it saves.
+	compressMinBytes = 8 << 10
+	// wireOverhead is what a request may have beside its message on the wire:
+	// envelopes, and the little that compression adds to random bytes.
+	wireOverhead = 64 << 10
+	// bodyTimeout bounds how long a client may take to send one request's
+	// body: 4 MiB at a mere 70 KB/s.
+	bodyTimeout = 60 * time.Second
+
+	readHeaderTimeout = 10 * time.Second // a slow header holds a connection, nothing else
+	idleTimeout       = 2 * time.Minute  // longer than clients keep idle connections
+	// maxHeaderBytes has room for a key of 4 KiB that is percent-encoded
+	// throughout (12 KiB), a session token, and a Connect GET with both.
+	maxHeaderBytes = 64 << 10
+	// maxConcurrentStreams is per connection.
+	maxConcurrentStreams = 1024
+	pingAfter            = 30 * time.Second // an HTTP/2 peer that is silent so long is asked
+	pingTimeout          = 15 * time.Second // and given up when it does not answer
+)

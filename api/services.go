@@ -1,0 +1,115 @@
+package api
+
+import (
+	"context"
+	"errors"
+
+	"connectrpc.com/connect"
+	"connectrpc.com/grpchealth"
+
+	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
+	"github.com/capstan-kv/capstan/api/capstan/v1/capstanv1connect"
+)
+
+// kvService is the RPC door to [KV].
+type kvService struct{ ops *operations }
+
+var _ capstanv1connect.KVServiceHandler = kvService{}
+
+func (s kvService) Get(ctx context.Context, r *capstanv1.GetRequest) (*capstanv1.GetResponse, error) {
+	return s.ops.get(ctx, r)
+}
+
+func (s kvService) Put(ctx context.Context, r *capstanv1.PutRequest) (*capstanv1.PutResponse, error) {
+	return s.ops.put(ctx, r)
+}
+
+func (s kvService) Delete(ctx context.Context, r *capstanv1.DeleteRequest) (*capstanv1.DeleteResponse, error) {
+	return s.ops.delete(ctx, r)
+}
+
+func (s kvService) Batch(ctx context.Context, r *capstanv1.BatchRequest) (*capstanv1.BatchResponse, error) {
+	return s.ops.batch(ctx, r)
+}
+
+func (s kvService) Scan(ctx context.Context, r *capstanv1.ScanRequest, stream *connect.ServerStream[capstanv1.ScanResponse]) error {
+	call := callOf(ctx)
+	call.enter()
+	call.level = levelLabel(r.GetConsistency())
+	return s.ops.scan(ctx, r, stream.Send)
+}
+
+func (s kvService) AwaitWrite(ctx context.Context, r *capstanv1.AwaitWriteRequest) (*capstanv1.AwaitWriteResponse, error) {
+	if err := validateAwait(r); err != nil {
+		return nil, err
+	}
+	return s.ops.config.KV.AwaitWrite(ctx, r)
+}
+
+func (s kvService) Pipeline(context.Context, *connect.BidiStream[capstanv1.PipelineRequest, capstanv1.PipelineResponse]) error {
+	return ErrUnimplemented("pipelines")
+}
+
+func (s kvService) ListConflicts(ctx context.Context, r *capstanv1.ListConflictsRequest, stream *connect.ServerStream[capstanv1.ListConflictsResponse]) error {
+	callOf(ctx).enter()
+	if err := validateConflicts(r); err != nil {
+		return err
+	}
+	return s.ops.config.KV.ListConflicts(ctx, r, stream.Send)
+}
+
+// clusterService is the RPC door to [Cluster].
+type clusterService struct{ ops *operations }
+
+var _ capstanv1connect.ClusterServiceHandler = clusterService{}
+
+func (s clusterService) GetStatus(ctx context.Context, r *capstanv1.GetStatusRequest) (*capstanv1.GetStatusResponse, error) {
+	return s.ops.config.Cluster.GetStatus(ctx, r)
+}
+
+func (s clusterService) LocateKey(ctx context.Context, r *capstanv1.LocateKeyRequest) (*capstanv1.LocateKeyResponse, error) {
+	if err := validateLocate(r); err != nil {
+		return nil, err
+	}
+	return s.ops.config.Cluster.LocateKey(ctx, r)
+}
+
+func (s clusterService) DrainNode(ctx context.Context, r *capstanv1.DrainNodeRequest) (*capstanv1.DrainNodeResponse, error) {
+	if err := validateNode(r.GetNode()); err != nil {
+		return nil, err
+	}
+	return s.ops.config.Cluster.DrainNode(ctx, r)
+}
+
+func (s clusterService) RemoveNode(ctx context.Context, r *capstanv1.RemoveNodeRequest) (*capstanv1.RemoveNodeResponse, error) {
+	if err := validateNode(r.GetNode()); err != nil {
+		return nil, err
+	}
+	return s.ops.config.Cluster.RemoveNode(ctx, r)
+}
+
+func (s clusterService) TransferLeadership(ctx context.Context, r *capstanv1.TransferLeadershipRequest) (*capstanv1.TransferLeadershipResponse, error) {
+	if err := validateTransfer(r); err != nil {
+		return nil, err
+	}
+	return s.ops.config.Cluster.TransferLeadership(ctx, r)
+}
+
+var errUnknownService = errors.New("unknown service")
+
+// healthChecker is gRPC's health protocol: a service is up when the node is
+// ready; "" is the node as a whole.
+type healthChecker struct{ health Health }
+
+// Check implements [grpchealth.Checker].
+func (h healthChecker) Check(ctx context.Context, r *grpchealth.CheckRequest) (*grpchealth.CheckResponse, error) {
+	switch r.Service {
+	case "", capstanv1connect.KVServiceName, capstanv1connect.ClusterServiceName:
+	default:
+		return nil, connect.NewError(connect.CodeNotFound, errUnknownService)
+	}
+	if h.health.Live() != nil || h.health.Ready(ctx, capstanv1.Consistency_CONSISTENCY_UNSPECIFIED) != nil {
+		return &grpchealth.CheckResponse{Status: grpchealth.StatusNotServing}, nil
+	}
+	return &grpchealth.CheckResponse{Status: grpchealth.StatusServing}, nil
+}
