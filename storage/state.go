@@ -63,8 +63,8 @@ func OpenState(o StateOptions) (_ *State, err error) {
 	if tell == nil {
 		tell = func(Event) {}
 	}
-	if err := o.FS.MkdirAll(o.Dir, 0o755); err != nil {
-		return nil, fmt.Errorf("creating %s: %w", o.Dir, err)
+	if err := makeDirectory(o.FS, o.Dir); err != nil {
+		return nil, err
 	}
 	lock, err := lockDirectory(o.FS, o.Dir)
 	if err != nil {

@@ -3,10 +3,6 @@ package storage
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-
-	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 var (
@@ -31,17 +27,4 @@ var (
 
 func corrupt(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrCorrupt, fmt.Sprintf(format, args...))
-}
-
-// lockDirectory makes sure that no other process works in dir.
-func lockDirectory(fsys vfs.FS, dir string) (*pebble.Lock, error) {
-	lock, err := pebble.LockDirectory(dir, fsys)
-	if err == nil {
-		return lock, nil
-	}
-	// The lock file could not even be opened: that is not another's lock.
-	if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
-		return nil, fmt.Errorf("locking %s: %w", dir, err)
-	}
-	return nil, fmt.Errorf("%w: %s (%v)", ErrInUse, dir, err)
 }
