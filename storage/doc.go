@@ -1,0 +1,44 @@
+// Package storage keeps what a node has on disk: the state database (the
+// applied keyspace of every replica on the node) and the log database (Raft
+// logs and stable values), their encodings, and which of two versions wins.
+// Its one outside dependency is Pebble.
+//
+// # The state database
+//
+// [State] is one Pebble database for all replicas of a node. Each [Replica]
+// owns one contiguous range of keys, tag | group | generation, so that the
+// whole replica can be measured, streamed, replaced and destroyed as a range.
+// [ReplicaState] is the replica's deterministic state machine:
+//
+//   - [ReplicaState.Apply] takes up log entries. The applied index moves in
+//     the same Pebble batch as the data it stands for, so after a crash the
+//     data always is exactly what applying the log up to that index gives.
+//   - Nothing is synced on the way: the log replays what a crash loses.
+//     [ReplicaState.Sync] makes all of it durable, and a log may be cut only
+//     behind that.
+//   - A condition is judged where its entry is applied, against the effects of
+//     all commands before it, also those of the same entry. A failed condition
+//     leaves nothing. A linearizable delete always leaves a tombstone.
+//   - A value keeps the log index of its key's last linearizable write or
+//     delete, also in tombstones: promotion of tentative writes asks for it.
+//
+// [ReplicaView] is a pinned point in time: for scans, and as the source of a
+// stream that brings a replica up that is too far behind for the log. The
+// stream is made from the view as it is read, never from a second copy.
+// [ReplicaStage] receives it into tables beside the database, and installs
+// them with one atomic, durable step, or not at all.
+//
+// [Blob] is the whole state of a small group, written as one record.
+//
+// # Failure
+//
+// All encodings carry a version and are decoded strictly: what this code does
+// not know is an error, never a guess. An error from Apply, Sync or Install is
+// fatal for the replica: its state in memory may no longer be that on disk.
+// When Pebble declares itself broken (a write-ahead log or manifest that can
+// not be written), the listener gets an [EventFatal] first. If that happens in
+// a call of ours, the call and all later writes return an error that wraps
+// [ErrBroken]; in one of Pebble's own goroutines, the process panics, since
+// Pebble can not go on and would otherwise exit without a word. Either way the
+// owner's only way forward is to stop and open again.
+package storage

@@ -1,0 +1,184 @@
+package storage
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// ReplicaState is the applied state of one replica. Apply, Install of a stage
+// and Destroy exclude each other; everything else may run beside them.
+type ReplicaState struct {
+	state   *State
+	replica Replica
+	prefix  []byte // of all keys
+	users   []byte // of all user keys
+	nodes   nodeNames
+	applied atomic.Pointer[position]
+
+	// mu is held while the state changes; what follows belongs to Apply.
+	mu       sync.Mutex
+	batch    *pebble.Batch
+	commands []Command
+	overlay  map[string]overlaid
+
+	// replacing is held for writing while the whole range is exchanged, and
+	// for reading while a view opens: neither may see half of the other.
+	replacing sync.RWMutex
+	epoch     uint64 // counts exchanges
+	// destroyed is set before the data goes: who reads first and asks then
+	// never takes the hole for an answer.
+	destroyed atomic.Bool
+}
+
+// position is a place in the log.
+type position struct{ index, term uint64 }
+
+// An applied record is format (1) = 1 | index (8) | term (8), little endian.
+const (
+	appliedFormat = 1
+	appliedLen    = 1 + 8 + 8
+)
+
+func (p position) append(dst []byte) []byte {
+	dst = append(dst, appliedFormat)
+	dst = binary.LittleEndian.AppendUint64(dst, p.index)
+	return binary.LittleEndian.AppendUint64(dst, p.term)
+}
+
+func decodePosition(b []byte) (position, error) {
+	if len(b) != appliedLen || b[0] != appliedFormat {
+		return position{}, corrupt("applied record of %d bytes or unknown format", len(b))
+	}
+	return position{binary.LittleEndian.Uint64(b[1:]), binary.LittleEndian.Uint64(b[9:])}, nil
+}
+
+func openReplicaState(s *State, r Replica) (*ReplicaState, error) {
+	rs := &ReplicaState{state: s, replica: r, overlay: make(map[string]overlaid)}
+	rs.prefix = appendReplicaPrefix(nil, r)
+	rs.users = append(appendReplicaPrefix(nil, r), kindKey)
+	p, err := readApplied(s.db, rs.prefix)
+	if err != nil {
+		return nil, err
+	}
+	rs.applied.Store(&p)
+	return rs, nil
+}
+
+// readApplied reads a replica's applied record; none is position zero.
+func readApplied(from pebble.Reader, prefix []byte) (position, error) {
+	record, closer, err := from.Get(append(prefix[:len(prefix):len(prefix)], kindApplied))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return position{}, nil
+	}
+	if err != nil {
+		return position{}, err
+	}
+	defer closer.Close()
+	return decodePosition(record)
+}
+
+// Replica names the replica.
+func (r *ReplicaState) Replica() Replica { return r.replica }
+
+// Applied is the index and term of the last entry that Apply has taken up, or
+// that a stage has brought. It moves only after a read would see the effect.
+func (r *ReplicaState) Applied() (index, term uint64) {
+	p := r.applied.Load()
+	return p.index, p.term
+}
+
+// Sync makes all that this replica has applied durable (and, as they share a
+// database, all others').
+func (r *ReplicaState) Sync() error { return r.state.Sync() }
+
+// keyBuffers hold keys under construction for point reads.
+var keyBuffers = sync.Pool{New: func() any {
+	b := make([]byte, 0, 128)
+	return &b
+}}
+
+// Get reads one key. found says that there is a record; it is a tombstone's
+// if the key was deleted, so a key has a value if found && !Tombstone. Bytes is the
+// caller's to keep.
+func (r *ReplicaState) Get(key []byte) (v Value, found bool, err error) {
+	if len(key) == 0 || len(key) > MaxKeyBytes {
+		return Value{}, false, fmt.Errorf("key of %d bytes", len(key))
+	}
+	if err := r.state.enter(); err != nil {
+		return Value{}, false, err
+	}
+	defer r.state.leave()
+	v, closer, err := r.read(key)
+	if r.destroyed.Load() {
+		err = errors.Join(ErrReplicaDestroyed, err)
+		if closer != nil {
+			closer.Close()
+		}
+		return Value{}, false, err
+	}
+	if closer == nil {
+		return Value{}, false, err
+	}
+	bytes := make([]byte, len(v.Bytes))
+	copy(bytes, v.Bytes)
+	v.Bytes = bytes
+	return v, true, closer.Close()
+}
+
+// read looks a key up. The value's Bytes are good until the closer is closed;
+// the closer is nil if there is no record.
+func (r *ReplicaState) read(key []byte) (Value, interface{ Close() error }, error) {
+	buffer := keyBuffers.Get().(*[]byte)
+	*buffer = append(append((*buffer)[:0], r.users...), key...)
+	record, closer, err := r.state.db.Get(*buffer)
+	keyBuffers.Put(buffer)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return Value{}, nil, nil
+	}
+	if err != nil {
+		return Value{}, nil, err
+	}
+	v, err := decodeValue(record, &r.nodes)
+	if err != nil {
+		closer.Close()
+		return Value{}, nil, fmt.Errorf("%v, key %q: %w", r.replica, key, err)
+	}
+	return v, closer, nil
+}
+
+// DiskBytes estimates the disk space that the replica's flushed data takes.
+func (r *ReplicaState) DiskBytes() (uint64, error) {
+	if err := r.state.enter(); err != nil {
+		return 0, err
+	}
+	defer r.state.leave()
+	start, end := replicaSpan(r.replica)
+	return r.state.db.EstimateDiskUsage(start, end)
+}
+
+// exchange runs replace, which exchanges or removes the whole range, with
+// everybody else kept out. The caller holds mu.
+func (r *ReplicaState) exchange(replace func() error) error {
+	r.replacing.Lock()
+	defer r.replacing.Unlock()
+	if r.destroyed.Load() {
+		return ErrReplicaDestroyed
+	}
+	r.epoch++
+	return replace()
+}
+
+func (r *ReplicaState) destroy() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.exchange(func() error {
+		r.destroyed.Store(true)
+		r.applied.Store(&position{})
+		return r.state.excise(r.replica)
+	})
+}

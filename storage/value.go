@@ -1,0 +1,152 @@
+package storage
+
+import (
+	"encoding/binary"
+	"maps"
+	"sync"
+	"sync/atomic"
+
+	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/storage/hlc"
+)
+
+// Value is what a replica holds for a key.
+type Value struct {
+	// Version is the write that made it.
+	Version Version
+	// Tombstone marks a deleted key; there are no Bytes then.
+	Tombstone bool
+	// Linearizable marks a write that went through the leader, as against a
+	// promoted eventual one.
+	Linearizable bool
+	// LinearizableIndex is the log index of the key's last linearizable write
+	// or delete; 0 if there was none. An eventual write that replaces the
+	// value keeps it.
+	LinearizableIndex uint64
+	// Base is the highest log index that the accepting node of an eventual
+	// write had heard of; 0 for a linearizable one.
+	Base  uint64
+	Bytes []byte
+}
+
+// A value record is
+//
+//	format (1) = 1 | flags (1) | index (8) | timestamp (8) |
+//	linearizable index (8) | base (8) | node length (1) | node | bytes
+//
+// with all numbers little endian. Bytes runs to the end of the record.
+const (
+	valueFormat   = 1
+	valueFixedLen = 1 + 1 + 8 + 8 + 8 + 8 + 1
+
+	valueTombstone    byte = 1 << 0
+	valueLinearizable byte = 1 << 1
+)
+
+func (v *Value) encodedLen() int { return valueFixedLen + len(v.Version.Node) + len(v.Bytes) }
+
+// encodeTo fills b, which is encodedLen long. The value must be valid: its
+// fields come from a decoded command.
+func (v *Value) encodeTo(b []byte) {
+	var flags byte
+	if v.Tombstone {
+		flags |= valueTombstone
+	}
+	if v.Linearizable {
+		flags |= valueLinearizable
+	}
+	b[0], b[1] = valueFormat, flags
+	binary.LittleEndian.PutUint64(b[2:], v.Version.Index)
+	binary.LittleEndian.PutUint64(b[10:], uint64(v.Version.Timestamp))
+	binary.LittleEndian.PutUint64(b[18:], v.LinearizableIndex)
+	binary.LittleEndian.PutUint64(b[26:], v.Base)
+	b[34] = byte(len(v.Version.Node))
+	n := copy(b[valueFixedLen:], v.Version.Node)
+	copy(b[valueFixedLen+n:], v.Bytes)
+}
+
+// decodeValue reads a record. Bytes is part of b, not a copy. nodes gives the
+// node id's string without an allocation where the caller has seen it before;
+// it may be nil.
+func decodeValue(b []byte, nodes *nodeNames) (Value, error) {
+	if len(b) < valueFixedLen {
+		return Value{}, corrupt("value record of %d bytes", len(b))
+	}
+	if b[0] != valueFormat {
+		return Value{}, corrupt("value record of unknown format %d", b[0])
+	}
+	flags := b[1]
+	if flags&^(valueTombstone|valueLinearizable) != 0 {
+		return Value{}, corrupt("value record with unknown flags %#x", flags)
+	}
+	nodeEnd := valueFixedLen + int(b[34])
+	if b[34] == 0 || nodeEnd > len(b) {
+		return Value{}, corrupt("value record with a node id of %d bytes, %d left", b[34], len(b)-valueFixedLen)
+	}
+	v := Value{
+		Version: Version{
+			Index:     binary.LittleEndian.Uint64(b[2:]),
+			Timestamp: hlc.Timestamp(binary.LittleEndian.Uint64(b[10:])),
+		},
+		Tombstone:         flags&valueTombstone != 0,
+		Linearizable:      flags&valueLinearizable != 0,
+		LinearizableIndex: binary.LittleEndian.Uint64(b[18:]),
+		Base:              binary.LittleEndian.Uint64(b[26:]),
+		Bytes:             b[nodeEnd:],
+	}
+	switch {
+	case v.Version.Index == 0:
+		return Value{}, corrupt("value record without a log index")
+	case v.LinearizableIndex > v.Version.Index:
+		return Value{}, corrupt("value record of index %d with linearizable index %d", v.Version.Index, v.LinearizableIndex)
+	case v.Linearizable && (v.LinearizableIndex != v.Version.Index || v.Base != 0):
+		return Value{}, corrupt("linearizable value record with an eventual write's fields")
+	case v.Tombstone && len(v.Bytes) != 0:
+		return Value{}, corrupt("tombstone with %d bytes", len(v.Bytes))
+	case len(v.Bytes) > MaxValueBytes:
+		return Value{}, corrupt("value of %d bytes", len(v.Bytes))
+	}
+	v.Version.Node = nodes.name(b[valueFixedLen:nodeEnd])
+	return v, nil
+}
+
+// nodeNames keeps the few node ids that a replica meets as strings, so that
+// decoding a record does not allocate one. Safe for concurrent use: readers
+// take the table as it is, a new name makes a new table.
+type nodeNames struct {
+	known atomic.Pointer[map[string]partition.NodeID]
+	mu    sync.Mutex // one new table at a time
+}
+
+// maxNodeNames bounds the table. A replica's values seldom come from more
+// nodes; names beyond it are allocated each time.
+const maxNodeNames = 64
+
+func (n *nodeNames) name(b []byte) partition.NodeID {
+	if n == nil {
+		return partition.NodeID(b)
+	}
+	known := n.known.Load()
+	if known != nil {
+		if id, ok := (*known)[string(b)]; ok {
+			return id
+		}
+	}
+	id := partition.NodeID(b)
+	n.add(id)
+	return id
+}
+
+func (n *nodeNames) add(id partition.NodeID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	next := make(map[string]partition.NodeID)
+	if known := n.known.Load(); known != nil {
+		if len(*known) >= maxNodeNames {
+			return
+		}
+		maps.Copy(next, *known)
+	}
+	next[string(id)] = id
+	n.known.Store(&next)
+}
