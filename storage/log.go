@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,9 +33,6 @@ const (
 	// logFlushDeletions: cut-off entries give their room back this soon, also
 	// on a node that has fallen idle.
 	logFlushDeletions = 30 * time.Second
-	// logFailedCloseWait bounds how long Close waits for writes that hang
-	// inside a failed database.
-	logFailedCloseWait = time.Second
 	// logNodeFormat is the format of the key space as a whole.
 	logNodeFormat = 1
 )
@@ -70,11 +66,14 @@ type LogOptions struct {
 // A write that fails leaves the database failed for good: its fate is unknown,
 // and to go on would be to guess. The caller of that write and of each later
 // call gets an error that wraps [ErrLogFailed], and the listener a [LogFailed].
-// Pebble by itself would end the process.
+// Pebble by itself would end the process; here its goroutines are left to hang
+// and the directory stays locked, so the process must be ended in good order
+// soon, and the database opened by a new one.
 type Log struct {
 	opts   LogOptions
 	db     *pebble.DB
 	health interface{ Close() error }
+	freeze *logFreezeFS
 
 	// use is held shared by each call, and alone by Close.
 	use    sync.RWMutex
@@ -83,10 +82,6 @@ type Log struct {
 	failOnce sync.Once
 	failure  error         // set before failed is closed
 	failed   chan struct{} // closed by the first failure
-	// horked: a write panicked inside Pebble, which may hold its locks for
-	// ever; not even its Close may be called.
-	horked  atomic.Bool
-	commits sync.WaitGroup
 
 	mu       sync.Mutex
 	replicas map[Replica]*ReplicaLog
@@ -116,18 +111,25 @@ func OpenLog(o LogOptions) (*Log, error) {
 	return l, nil
 }
 
-func (l *Log) open() error {
-	options, health := l.pebbleOptions()
-	l.health = health
+func (l *Log) open() (err error) {
+	options := l.pebbleOptions()
 	defer options.Cache.Unref()
-	db, err := pebble.Open(l.opts.Dir, options)
+	defer func() {
+		if r := recover(); r != nil { // logPebbleLogger.Fatalf, while opening
+			err = fmt.Errorf("%w: opening panicked: %v", ErrLogFailed, r)
+		}
+		if err != nil {
+			err = errors.Join(err, l.health.Close())
+		}
+	}()
+	l.db, err = pebble.Open(l.opts.Dir, options)
 	if err != nil {
-		return errors.Join(logOpenError(err), health.Close())
+		return logOpenError(err)
 	}
-	l.db = db
 	if err := l.checkNode(); err != nil {
-		return errors.Join(err, db.Close(), health.Close())
+		return errors.Join(err, l.db.Close())
 	}
+	l.freeze.armed.Store(true)
 	return nil
 }
 
@@ -145,14 +147,16 @@ func logOpenError(err error) error {
 	}
 }
 
-func (l *Log) pebbleOptions() (*pebble.Options, interface{ Close() error }) {
-	// The health check is innermost: it is to see each operation, retried or not.
+func (l *Log) pebbleOptions() *pebble.Options {
+	// The health check is innermost: it is to see each operation, retried or
+	// not. The freeze is outermost: it is for what is left after the retry.
 	fs, health := vfs.WithDiskHealthChecks(l.opts.FS, max(l.opts.DiskSlowAfter, 0), nil, func(i vfs.DiskSlowInfo) {
 		l.opts.Events(LogDiskSlow{Path: i.Path, Op: i.OpType.String(), Duration: i.Duration})
 	})
 	fs = vfs.OnDiskFull(fs, func() { l.opts.Events(LogDiskFull{}) })
-	o := &pebble.Options{
-		FS:                 fs,
+	l.health, l.freeze = health, &logFreezeFS{FS: fs, fail: l.fail}
+	return &pebble.Options{
+		FS:                 l.freeze,
 		FormatMajorVersion: pebble.FormatNewest,
 		ErrorIfNotExists:   l.opts.MustExist,
 		Cache:              pebble.NewCache(l.opts.CacheBytes),
@@ -185,7 +189,6 @@ func (l *Log) pebbleOptions() (*pebble.Options, interface{ Close() error }) {
 			},
 		},
 	}
-	return o, health
 }
 
 // checkNode stamps a new database and refuses another node's.
@@ -224,14 +227,11 @@ func (l *Log) checkNode() error {
 		return fmt.Errorf("%w: records without a node id", ErrLogCorrupt)
 	}
 	stamp := append([]byte{logNodeFormat}, l.opts.NodeID...)
-	if err := l.db.Set(logNodeKey, stamp, pebble.Sync); err != nil {
-		return err
-	}
-	return l.Failure()
+	return l.db.Set(logNodeKey, stamp, pebble.Sync)
 }
 
 // Close closes the database. Calls in flight end first; later ones fail with
-// [ErrLogClosed].
+// [ErrLogClosed]. A failed database can not be closed: its failure is returned.
 func (l *Log) Close() error {
 	l.use.Lock()
 	defer l.use.Unlock()
@@ -239,37 +239,10 @@ func (l *Log) Close() error {
 		return nil
 	}
 	l.closed = true
-	if l.Failure() != nil {
-		return l.closeFailed()
+	if err := l.Failure(); err != nil {
+		return err // its insides hang, see logFreezeFS
 	}
 	return errors.Join(l.db.Close(), l.health.Close())
-}
-
-// closeFailed lets go of a failed database as far as can be done without
-// hanging. What is left behind, the directory's lock among it, ends with the
-// process.
-func (l *Log) closeFailed() (err error) {
-	idle := make(chan struct{})
-	go func() { // ends with the last write, or with the process: see above
-		l.commits.Wait()
-		close(idle)
-	}()
-	t := time.NewTimer(logFailedCloseWait)
-	defer t.Stop()
-	select {
-	case <-idle:
-	case <-t.C:
-		return fmt.Errorf("%w: writes still hang in it", l.Failure())
-	}
-	if l.horked.Load() {
-		return fmt.Errorf("%w: not closed", l.Failure())
-	}
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%w: closing panicked: %v", l.Failure(), r)
-		}
-	}()
-	return errors.Join(l.Failure(), l.db.Close(), l.health.Close())
 }
 
 // Failure is why the database failed, or nil.
@@ -308,20 +281,14 @@ func (l *Log) leave() { l.use.RUnlock() }
 
 // commit writes b. Pebble lets concurrent commits share a sync.
 //
-// Pebble takes a commit error for the end: it calls Logger.Fatalf, which is
-// expected not to return, or panics, and in some of these states other commits
-// wait for ever behind it. So each runs on a goroutine of its own, which the
-// caller leaves behind once the database has failed. b must then not be used
-// again.
+// Each commit runs on a goroutine of its own, which the caller leaves behind
+// once the database has failed (see logFreezeFS); b is then not used again.
 func (l *Log) commit(b *pebble.Batch, o *pebble.WriteOptions) error {
 	done := make(chan struct{})
-	l.commits.Add(1)
 	go func() {
-		defer l.commits.Done()
 		defer close(done)
 		defer func() {
 			if r := recover(); r != nil {
-				l.horked.Store(true)
 				l.fail(fmt.Errorf("commit panicked: %v", r))
 			}
 		}()
@@ -459,4 +426,13 @@ type logPebbleLogger struct{ l *Log }
 func (logPebbleLogger) Infof(string, ...any)  {}
 func (logPebbleLogger) Errorf(string, ...any) {}
 
-func (p logPebbleLogger) Fatalf(format string, args ...any) { p.l.fail(fmt.Errorf(format, args...)) }
+// Fatalf does not return, as Pebble expects of it: what comes behind its calls
+// was not written to be reached.
+func (p logPebbleLogger) Fatalf(format string, args ...any) {
+	err := fmt.Errorf(format, args...)
+	if !p.l.freeze.armed.Load() {
+		panic(err)
+	}
+	p.l.fail(err)
+	select {}
+}
