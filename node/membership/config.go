@@ -151,8 +151,10 @@ func splitJoin(addr string) (host string, port int, err error) {
 // machine is the machine's own network.
 type machine struct{}
 
-func (machine) Listen(addr string) (net.Listener, error)         { return net.Listen("tcp", addr) }
-func (machine) ListenPacket(addr string) (net.PacketConn, error) { return net.ListenPacket("udp", addr) }
+func (machine) Listen(addr string) (net.Listener, error) { return net.Listen("tcp", addr) }
+func (machine) ListenPacket(addr string) (net.PacketConn, error) {
+	return net.ListenPacket("udp", addr)
+}
 func (machine) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	return (&net.Dialer{Timeout: streamTimeout}).DialContext(ctx, "tcp", addr)
 }
