@@ -64,7 +64,8 @@ type Coordinator struct {
 
 	mu       sync.Mutex
 	promises *Promises
-	last     string
+	// The last told decision and failure; only Run's goroutine touches them.
+	lastAction, lastFailure string
 }
 
 // NewCoordinator checks the configuration. OnAsk works from now on.
@@ -215,12 +216,15 @@ func (c *Coordinator) seek(ctx context.Context, set []partition.NodeID) (Outcome
 	return Outcome{Founded: true, ClusterID: formation, Set: set}, nil
 }
 
-// tell sends an event unless it repeats the last.
+// tell sends an event unless it repeats the last of its sort.
 func (c *Coordinator) tell(e Event) {
-	text := fmt.Sprint(e.Action, e.Err)
-	if c.config.Events == nil || text == c.last {
+	last, text := &c.lastAction, fmt.Sprint(e.Action)
+	if e.Err != nil {
+		last, text = &c.lastFailure, e.Err.Error()
+	}
+	if c.config.Events == nil || *last == text {
 		return
 	}
-	c.last = text
+	*last = text
 	c.config.Events(e)
 }
