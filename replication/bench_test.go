@@ -37,6 +37,7 @@ func inParallel(b *testing.B, clients int, op func() error) {
 			b.Fatal(err)
 		}
 	}
+	b.StopTimer()
 	b.ReportMetric(float64(b.N)/time.Since(start).Seconds(), "ops/s")
 }
 

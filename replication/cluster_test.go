@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,7 +35,7 @@ type testNode struct {
 	id        partition.NodeID
 	gen       uint32
 	store     *hangingStore
-	snapshots *raft.InmemSnapshotStore
+	snapshots *mapSnapshots
 	machine   *mapMachine
 	transport *fabricTransport
 	peers     *fabricNode
@@ -48,14 +49,14 @@ type hangingStore struct {
 	mu    sync.Mutex
 	gate  chan struct{}
 	since time.Time
-	fsync time.Duration
+	fsync atomic.Int64 // nanoseconds
 }
 
 func (s *hangingStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
 func (s *hangingStore) StoreLogs(logs []*raft.Log) error {
-	if s.fsync > 0 {
-		time.Sleep(s.fsync)
+	if d := s.fsync.Load(); d > 0 {
+		time.Sleep(time.Duration(d))
 	}
 	s.mu.Lock()
 	gate := s.gate
@@ -111,7 +112,8 @@ func nodeName(i int) partition.NodeID { return partition.NodeID(fmt.Sprintf("n%d
 
 func (c *cluster) add(id partition.NodeID, gen uint32) *testNode {
 	n := &testNode{cluster: c, id: id, gen: gen, machine: newMapMachine(),
-		store: &hangingStore{InmemStore: raft.NewInmemStore()}, snapshots: raft.NewInmemSnapshotStore()}
+		store: &hangingStore{InmemStore: raft.NewInmemStore()}}
+	n.snapshots = &mapSnapshots{node: n}
 	c.nodes = append(c.nodes, n)
 	return n
 }

@@ -200,13 +200,14 @@ func (n *fabricNode) call(ctx context.Context, to partition.NodeID, kind uint8, 
 	return b, n.fabric.travel(to, n.id)
 }
 
-func (n *fabricNode) Notify(to partition.NodeID, kind uint8, payload []byte) {
+func (n *fabricNode) Notify(to partition.NodeID, kind uint8, payload []byte) error {
 	n.fabric.mu.Lock()
 	drop := n.fabric.dropNotices
 	n.fabric.mu.Unlock()
 	if !drop {
 		n.fabric.wg.Go(func() { n.call(context.Background(), to, kind, payload) })
 	}
+	return nil
 }
 
 // fabricTransport is one replica's raft transport over the fabric.
@@ -214,8 +215,7 @@ type fabricTransport struct {
 	node     *fabricNode
 	addr     raft.ServerAddress
 	consumer chan raft.RPC
-	stalled  atomic.Bool
-	injected atomic.Int64
+	stalled  atomic.Pointer[func() bool]
 	appends  atomic.Int64 // append requests sent, heartbeats excepted
 }
 
@@ -279,7 +279,7 @@ func (t *fabricTransport) rpc(target raft.ServerAddress, args any, r io.Reader) 
 
 func (t *fabricTransport) AppendEntries(_ raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if args.PrevLogEntry == 0 && len(args.Entries) == 0 && args.LeaderCommitIndex == 0 {
-		if t.stalled.Load() {
+		if f := t.stalled.Load(); f != nil && (*f)() {
 			return errors.New("stalled")
 		}
 	} else {
@@ -325,19 +325,24 @@ func (t *fabricTransport) TimeoutNow(_ raft.ServerID, to raft.ServerAddress, arg
 	return err
 }
 
-func (t *fabricTransport) Inject(rpc raft.RPC) bool {
-	if _, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
-		t.injected.Add(1)
+func (t *fabricTransport) Inject(command any) (any, error) {
+	timer := time.NewTimer(rpcTimeout)
+	defer timer.Stop()
+	resp := make(chan raft.RPCResponse, 1)
+	select {
+	case t.consumer <- raft.RPC{Command: command, RespChan: resp}:
+	case <-timer.C:
+		return nil, errors.New("timeout")
 	}
 	select {
-	case t.consumer <- rpc:
-		return true
-	default:
-		return false
+	case a := <-resp:
+		return a.Response, a.Error
+	case <-timer.C:
+		return nil, errors.New("timeout")
 	}
 }
 
-func (t *fabricTransport) SetStalled(s bool)                                       { t.stalled.Store(s) }
+func (t *fabricTransport) SetStalled(f func() bool)                                { t.stalled.Store(&f) }
 func (t *fabricTransport) Consumer() <-chan raft.RPC                               { return t.consumer }
 func (t *fabricTransport) LocalAddr() raft.ServerAddress                           { return t.addr }
 func (t *fabricTransport) EncodePeer(_ raft.ServerID, a raft.ServerAddress) []byte { return []byte(a) }

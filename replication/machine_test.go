@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"maps"
 	"strings"
 	"sync"
+
+	"github.com/hashicorp/raft"
 )
 
 // mapMachine is a [Machine] over a map. Commands are "key=value", answered
@@ -110,3 +113,69 @@ func (s *mapStage) Install() error {
 }
 
 func (s *mapStage) Close() error { return nil }
+
+// mapSnapshots is a snapshot store that holds metadata only, as its callers
+// expect of one.
+type mapSnapshots struct {
+	node *testNode
+	mu   sync.Mutex
+	meta *raft.SnapshotMeta
+}
+
+func (s *mapSnapshots) Create(v raft.SnapshotVersion, index, term uint64, c raft.Configuration, ci uint64, _ raft.Transport) (raft.SnapshotSink, error) {
+	return &mapSink{store: s, meta: raft.SnapshotMeta{Version: v, ID: fmt.Sprint(index), Index: index, Term: term, Configuration: c, ConfigurationIndex: ci}}, nil
+}
+
+func (s *mapSnapshots) List() ([]*raft.SnapshotMeta, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.meta == nil {
+		return nil, nil
+	}
+	m := *s.meta
+	return []*raft.SnapshotMeta{&m}, nil
+}
+
+func (s *mapSnapshots) Open(string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	view, err := s.node.machine.View()
+	if err != nil {
+		return nil, nil, err
+	}
+	var b bytes.Buffer
+	if _, err := view.WriteTo(&b); err != nil {
+		return nil, nil, err
+	}
+	m := *s.meta
+	m.Size = int64(b.Len())
+	return &m, io.NopCloser(&b), nil
+}
+
+type mapSink struct {
+	bytes.Buffer
+	store *mapSnapshots
+	meta  raft.SnapshotMeta
+}
+
+func (k *mapSink) ID() string    { return k.meta.ID }
+func (k *mapSink) Cancel() error { return nil }
+
+func (k *mapSink) Close() error {
+	if k.Len() > 0 {
+		stage, err := k.store.node.machine.Stage()
+		if err != nil {
+			return err
+		}
+		if _, err := stage.ReadFrom(&k.Buffer); err != nil {
+			return err
+		}
+		if err := stage.Install(); err != nil {
+			return err
+		}
+	}
+	k.store.mu.Lock()
+	defer k.store.mu.Unlock()
+	k.store.meta = &k.meta
+	return nil
+}

@@ -87,7 +87,7 @@ func TestDeadlineAfterHandOverIsUnknown(t *testing.T) {
 		c := newCluster(t, 1)
 		defer c.close()
 		n := c.leader()
-		n.store.fsync = 500 * time.Millisecond
+		n.store.fsync.Store(int64(500 * time.Millisecond))
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 		defer cancel()
 		_, err := n.group.Propose(ctx, []byte("k=v"))
@@ -107,7 +107,7 @@ func TestDeadlineBeforeHandOverIsDefinite(t *testing.T) {
 		c := newCluster(t, 1)
 		defer c.close()
 		n := c.leader()
-		n.store.fsync = 500 * time.Millisecond
+		n.store.fsync.Store(int64(500 * time.Millisecond))
 		var wg sync.WaitGroup
 		for i := range maxEntriesInFlight { // one by one, so that each is an entry
 			wg.Go(func() { n.put("busy", fmt.Sprint(i)) })
@@ -132,7 +132,7 @@ func TestFullQueueRefuses(t *testing.T) {
 		c := newCluster(t, 1)
 		defer c.close()
 		n := c.leader()
-		n.store.fsync = 100 * time.Millisecond
+		n.store.fsync.Store(int64(100 * time.Millisecond))
 		big := make([]byte, 1<<20)
 		copy(big, "k=")
 		var wg sync.WaitGroup

@@ -299,7 +299,7 @@ func TestNoticeBeforeItsEntry(t *testing.T) {
 		leader := c.leader()
 		slow := c.others(leader)[0]
 		time.Sleep(time.Second)
-		slow.store.fsync = 300 * time.Millisecond
+		slow.store.fsync.Store(int64(300 * time.Millisecond))
 		leader.mustPut("k", "v") // acknowledged by the other two
 		time.Sleep(100 * time.Millisecond)
 		if slow.machine.get("k") != "" {
@@ -329,7 +329,7 @@ func TestNoticeOfAnotherLog(t *testing.T) {
 			{index: last, term: term - 1, leaderTerm: term},
 			{index: last, term: term - 1, leaderTerm: term - 1},
 		} {
-			n.group.inject(t.Context(), noticeRequest(n.transport, leader.member(), bad))
+			n.transport.Inject(noticeRequest(n.transport, leader.member(), bad))
 			if got := n.group.raft.CommitIndex(); got != commit {
 				t.Errorf("%+v moved the commit index from %d to %d", bad, commit, got)
 			}
@@ -347,7 +347,7 @@ func TestFirstReadWaitsForOwnNoop(t *testing.T) {
 		n := c.leader()
 		n.mustPut("k", "v")
 		n.close()
-		n.store.fsync = 400 * time.Millisecond // of the library's no-op, then of ours
+		n.store.fsync.Store(int64(400 * time.Millisecond)) // of the library's no-op, then of ours
 		n.open(c.members)
 		c.eventually("elected", func() bool { return n.group.raft.State().String() == "Leader" })
 		if n.group.lead() != nil {
