@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"sync/atomic"
@@ -103,49 +104,22 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	return &snapshot{machine: f.machine}, nil
 }
 
-// Restore implements raft.FSM: all or nothing, so that an error leaves the
-// replica as it was and Raft tries again.
+// Restore implements raft.FSM. The snapshot store has installed the received
+// state in the machine by now: what is left is to see how far that goes.
 func (f *fsm) Restore(r io.ReadCloser) error {
-	defer r.Close()
 	if f.failure != nil {
-		return f.failure
-	}
-	stage, err := f.machine.Stage()
-	if err != nil {
-		return err
-	}
-	defer stage.Close()
-	if _, err := stage.ReadFrom(r); err != nil {
-		return err
-	}
-	if err := stage.Install(); err != nil {
-		return err
+		return errors.Join(f.failure, r.Close())
 	}
 	f.applied.advance(f.machine.Applied())
-	return nil
+	return r.Close()
 }
 
 // snapshot lets Raft cut its log: the state up to there is made durable first.
 type snapshot struct{ machine Machine }
 
-// Unfilled is what a snapshot sink says that wants no data: its store streams
-// a view of the machine itself when a follower needs one.
-type Unfilled interface{ Unfilled() }
-
 func (s *snapshot) Persist(sink raft.SnapshotSink) error {
 	if err := s.machine.Sync(); err != nil {
-		return err
-	}
-	if _, ok := sink.(Unfilled); ok {
-		return sink.Close()
-	}
-	view, err := s.machine.View()
-	if err != nil {
-		return err
-	}
-	defer view.Close()
-	if _, err := view.WriteTo(sink); err != nil {
-		return err
+		return errors.Join(err, sink.Cancel())
 	}
 	return sink.Close()
 }

@@ -33,17 +33,21 @@ type Transport interface {
 	raft.Transport
 	raft.WithPreVote
 	// Inject hands a request to the replica's own Raft, as if it had come from
-	// a peer. False if it could not be taken.
-	Inject(raft.RPC) bool
-	// SetStalled stops, or resumes, the sending of heartbeats.
-	SetStalled(bool)
+	// a peer, and waits for the answer, a bounded time.
+	Inject(command any) (response any, err error)
+	// SetStalled sets what says whether heartbeats must not be sent now.
+	SetStalled(stalled func() bool)
 }
 
 // GroupConfig is one replica: what it is, what it writes to and what it
 // talks through.
 type GroupConfig struct {
-	Replica   storage.Replica
-	Store     Store
+	Replica storage.Replica
+	Store   Store
+	// Snapshots holds metadata only; the state is the machine's. Its sink
+	// expects no data of a snapshot taken here, its reader streams a view of
+	// the machine to others, and a snapshot received is installed in the
+	// machine when the sink is closed.
 	Snapshots raft.SnapshotStore
 	Transport Transport
 	Machine   Machine
@@ -146,6 +150,7 @@ func (g *Group) start(c GroupConfig) error {
 	if err != nil {
 		return err
 	}
+	c.Transport.SetStalled(g.stalled.Load)
 	fresh, err := g.bootstrap(c)
 	if err != nil {
 		return err
@@ -321,12 +326,19 @@ func (g *Group) stop() error {
 	// A leader without a quorum gives up after its lease at the latest, which
 	// answers everything; with one, entries commit.
 	g.drain(2*g.host.timing.Election + 2*g.host.timing.Lease)
-	err := g.raft.Shutdown().Error()
+	shutdown := g.raft.Shutdown()
+	// Raft waits for its requests to peers before it closes the transport:
+	// closing it now fails them at once.
+	var err error
+	if closer, ok := g.transport.(raft.WithClose); ok {
+		err = closer.Close()
+	}
+	err = errors.Join(shutdown.Error(), err)
 	close(g.raftDone)
 	g.cancel()
 	g.wg.Wait()
 	g.host.remove(g)
-	if err != nil && !errors.Is(err, raft.ErrRaftShutdown) {
+	if err != nil {
 		return fmt.Errorf("closing replica %v: %w", g.replica, err)
 	}
 	return nil

@@ -15,8 +15,9 @@ import (
 type Peers interface {
 	// Call sends a request and waits for its answer, or until ctx is done.
 	Call(ctx context.Context, node partition.NodeID, kind uint8, payload []byte) ([]byte, error)
-	// Notify sends a message that may be lost, without waiting.
-	Notify(node partition.NodeID, kind uint8, payload []byte)
+	// Notify sends a message that may be lost, without waiting. An error says
+	// that it is lost already.
+	Notify(node partition.NodeID, kind uint8, payload []byte) error
 	// Handle sets who answers messages of a kind, calls and notices alike. fn is
 	// called from a goroutine of its own and may block; once Handle was given
 	// nil, it is called no more.

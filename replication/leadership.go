@@ -148,11 +148,12 @@ func (g *Group) leaderless() bool { return g.leader() == Member{} }
 // does not depend on when a candidate stands; the only cost of a bad moment is
 // an election more. If it does not win, the flag that skips the pre-vote is
 // reset (raft.runCandidate).
+// If the request is not taken, the replica stands after its timeout, as ever.
 func (g *Group) Campaign() {
 	if g.unusable() != nil || g.raft.State() == raft.Leader || !g.votes() {
 		return
 	}
-	g.inject(g.ctx, &raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
+	_, _ = g.transport.Inject(&raft.TimeoutNowRequest{RPCHeader: raft.RPCHeader{
 		ProtocolVersion: raft.ProtocolVersionMax,
 		ID:              []byte(g.self),
 		Addr:            g.transport.EncodePeer(g.self, raft.ServerAddress(g.self)),

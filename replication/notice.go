@@ -120,7 +120,9 @@ func (n *noticer) send(groups map[*Group]struct{}) {
 		}
 	}
 	for node, notices := range frames {
-		n.host.peers.Notify(node, KindNotice, encodeNotices(notices))
+		// A lost one is made good by the next, the next read, or the library's
+		// own repetition after Timing.Commit.
+		_ = n.host.peers.Notify(node, KindNotice, encodeNotices(notices))
 	}
 }
 
@@ -181,14 +183,14 @@ func (l *learner) run(ctx context.Context) {
 	for {
 		select {
 		case <-l.wake:
-			l.feed(ctx)
+			l.feed()
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func (l *learner) feed(ctx context.Context) {
+func (l *learner) feed() {
 	l.mu.Lock()
 	leader, n := l.leader, l.newest
 	l.mu.Unlock()
@@ -197,7 +199,9 @@ func (l *learner) feed(ctx context.Context) {
 		if n.index > max(l.stored.Load(), r.LastIndex()) || n.leaderTerm < r.CurrentTerm() {
 			return // not stored yet: onStored wakes us. Or of a leader gone by.
 		}
-		l.group.inject(ctx, noticeRequest(l.group.transport, leader, n))
+		// Not taken, or not with success: the entry is not there, or another
+		// stands in its place. The leader's own appends settle that.
+		_, _ = l.group.transport.Inject(noticeRequest(l.group.transport, leader, n))
 	}
 	l.mu.Lock()
 	// Fed, and either taken or never to be: an entry of another term stands
@@ -217,18 +221,6 @@ func noticeRequest(t raft.Transport, leader Member, n notice) *raft.AppendEntrie
 		PrevLogEntry:      n.index,
 		PrevLogTerm:       n.term,
 		LeaderCommitIndex: n.index,
-	}
-}
-
-// inject feeds a request to the group's own Raft and waits until it is handled.
-func (g *Group) inject(ctx context.Context, command any) {
-	handled := make(chan raft.RPCResponse, 1)
-	if !g.transport.Inject(raft.RPC{Command: command, RespChan: handled}) {
-		return
-	}
-	select {
-	case <-handled:
-	case <-ctx.Done():
 	}
 }
 

@@ -39,7 +39,6 @@ func (g *Group) checkDisk() {
 	if g.stalled.Swap(stalled) == stalled {
 		return
 	}
-	g.transport.SetStalled(stalled)
 	if stalled {
 		g.host.emit(DiskStalled{Replica: g.replica, For: age})
 	} else {

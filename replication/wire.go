@@ -10,16 +10,17 @@ import (
 
 // What hosts say to each other, beside Raft itself. Each message is a count
 // (4 bytes) and that many records of fixed size, little endian; a decoder
-// takes exactly that. The numbers are part of the protocol between nodes.
+// takes exactly that. The numbers are part of the protocol between nodes; they
+// are below 16, which transports carry ahead of bulk traffic.
 const (
 	// KindConfirm asks for current terms: (group, generation) each, answered
 	// by (exists, term) each, in order.
-	KindConfirm uint8 = 0x10
+	KindConfirm uint8 = 1
 	// KindReadIndex asks a leader for read indexes: (group, generation of the
 	// leader's replica) each, answered by (status, index, notice) each.
-	KindReadIndex uint8 = 0x11
+	KindReadIndex uint8 = 2
 	// KindNotice tells followers what is committed; no answer.
-	KindNotice uint8 = 0x12
+	KindNotice uint8 = 3
 )
 
 // maxRecords a message: no node has that many groups.

@@ -1,0 +1,405 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/storage"
+)
+
+func TestFollowersServeReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3)
+		defer c.close()
+		leader := c.leader()
+		for range 5 {
+			leader.mustPut("k", "v")
+			for _, n := range c.others(leader) {
+				start := time.Now()
+				n.mustGet("k", "v")
+				// Ask, confirm, answer: four trips of 1 ms; the notice in the
+				// answer spares the wait for anything else.
+				if d := time.Since(start); d > 10*time.Millisecond {
+					t.Errorf("a read at %s took %v", n.id, d)
+				}
+			}
+		}
+	})
+}
+
+// An old leader that is cut off, and does not know it yet, must not answer
+// what it last knew.
+func TestCutLeaderDoesNotAnswerStale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3)
+		defer c.close()
+		old := c.leader()
+		old.mustPut("k", "old")
+		c.fabric.isolate(old.id)
+		early := make(chan string, 1)
+		go func() {
+			v, err := old.get("k", 20*time.Second) // begins while its lease lasts
+			if err != nil {
+				v = "refused"
+			}
+			early <- v
+		}()
+		c.leader(c.others(old)...).mustPut("k", "new")
+		if v, err := old.get("k", time.Second); err == nil {
+			t.Errorf("the cut leader answered %q", v)
+		}
+		c.fabric.heal()
+		if v := <-early; v != "refused" && v != "new" {
+			t.Errorf("the read that began before the new leader ended with %q", v)
+		}
+	})
+}
+
+// A read that arrives while a round is under way gets a round of its own: the
+// answers of the first may be older than the read.
+func TestLateReadJoinsNoRound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3)
+		defer c.close()
+		leader := c.leader()
+		leader.mustPut("k", "v")
+		calls := make(chan chan struct{}, 64)
+		c.fabric.mu.Lock()
+		c.fabric.before = func(from, _ partition.NodeID, kind uint8) {
+			if from == leader.id && kind == KindConfirm {
+				gate := make(chan struct{})
+				calls <- gate
+				<-gate
+			}
+		}
+		c.fabric.mu.Unlock()
+		read := func() <-chan error {
+			done := make(chan error, 1)
+			go func() {
+				_, err := leader.group.ReadIndex(context.Background())
+				done <- err
+			}()
+			synctest.Wait()
+			return done
+		}
+		var gates [2 * maxRounds]chan struct{}
+		var reads [maxRounds]<-chan error
+		for i := range maxRounds {
+			reads[i] = read()
+			if len(calls) != 2 {
+				t.Fatalf("read %d sent %d calls, want one to each of two peers", i, len(calls))
+			}
+			gates[2*i], gates[2*i+1] = <-calls, <-calls
+		}
+		late := read()
+		if len(calls) != 0 {
+			t.Fatal("more rounds are under way than are allowed")
+		}
+		// Round 0 ends: its read is answered, the late one gets a round.
+		close(gates[0])
+		close(gates[1])
+		if err := <-reads[0]; err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		select {
+		case <-late:
+			t.Fatal("the late read was answered by a round sent before it arrived")
+		default:
+		}
+		if len(calls) != 2 {
+			t.Fatalf("the late read sent %d calls", len(calls))
+		}
+		for _, g := range gates[2:] {
+			close(g)
+		}
+		for _, r := range reads[1:] {
+			if err := <-r; err != nil {
+				t.Fatal(err)
+			}
+		}
+		select {
+		case <-late:
+			t.Fatal("the late read was answered by another read's round")
+		default:
+		}
+		close(<-calls)
+		close(<-calls)
+		if err := <-late; err != nil {
+			t.Fatal(err)
+		}
+		c.fabric.mu.Lock()
+		c.fabric.before = nil
+		c.fabric.mu.Unlock()
+	})
+}
+
+// The same at a follower: a read must not join a request already sent.
+func TestLateReadJoinsNoRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var sent [][]string
+		gates := make(chan chan struct{}, 8)
+		r := &rounds[string]{run: func(items []string) {
+			sent = append(sent, items)
+			gate := make(chan struct{})
+			gates <- gate
+			<-gate
+		}}
+		for _, item := range []string{"a", "b", "c", "d", "e", "f"} {
+			r.add(item)
+			synctest.Wait()
+		}
+		if len(sent) != maxRounds {
+			t.Fatalf("%d rounds sent: %v", len(sent), sent)
+		}
+		close(<-gates)
+		synctest.Wait()
+		if len(sent) != maxRounds+1 || len(sent[maxRounds]) != 2 {
+			t.Fatalf("the late items were sent as %v", sent)
+		}
+		for range maxRounds {
+			close(<-gates)
+		}
+		r.close()
+		if r.add("g") {
+			t.Error("taken after close")
+		}
+	})
+}
+
+// Two voters and two non-voters: with the other voter cut off, the non-voters'
+// answers must not make a quorum.
+func TestNonvotersDoNotCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2)
+		defer c.close()
+		leader := c.leader()
+		leader.mustPut("k", "v")
+		for _, id := range []partition.NodeID{"x1", "x2"} {
+			n := c.add(id, 1)
+			n.open(nil)
+			m := n.member()
+			m.Nonvoter = true
+			if err := leader.group.AddNonvoter(t.Context(), m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, n := range c.nodes {
+			n.mustGet("k", "v")
+		}
+		voter := c.nodes[1]
+		if voter == leader {
+			voter = c.nodes[0]
+		}
+		c.fabric.isolate(voter.id)
+		_, err := leader.get("k", time.Second)
+		if err == nil {
+			t.Fatal("a read was confirmed by non-voters")
+		}
+		if e := asError(t, err); e.Outcome != NotApplied {
+			t.Errorf("outcome %v", e.Outcome)
+		}
+		time.Sleep(5 * time.Second)
+		_, err = leader.get("k", time.Second)
+		if e := asError(t, err); e.Reason != NoQuorum || e.Reachable != 1 || e.Needed != 2 {
+			t.Errorf("%+v", e)
+		}
+	})
+}
+
+// A replica destroyed and made again under a new generation is another one:
+// what it says does not count for the voter it replaces.
+func TestOtherGenerationDoesNotCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3)
+		defer c.close()
+		leader := c.leader()
+		leader.mustPut("k", "v")
+		others := c.others(leader)
+		for _, n := range others {
+			n.kill()
+			c.add(n.id, 2).open(nil) // an empty replica, at term 0, on the same node
+		}
+		for _, other := range c.nodes[3:] {
+			answer, err := leader.peers.Call(t.Context(), other.id, KindConfirm,
+				encodeReplicas([]storage.Replica{{Group: testGroup, Generation: 1}, {Group: testGroup, Generation: 2}, {Group: 99, Generation: 1}}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			terms, err := decodeTerms(answer)
+			if err != nil || len(terms) != 3 || terms[0].exists || !terms[1].exists || terms[2].exists {
+				t.Errorf("%v, %v: generation 1 must not exist", terms, err)
+			}
+		}
+		if v, err := leader.get("k", time.Second); err == nil {
+			t.Errorf("read %q confirmed by replicas that never voted", v)
+		}
+	})
+}
+
+// A group that has been idle is reopened on one node while the link lives: no
+// write comes, heartbeats carry no commit index, and the library would repeat
+// it only after an hour.
+func TestIdleGroupReopenedLearnsCommitIndex(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3, func(c *cluster) { c.timing.Commit = time.Hour })
+		defer c.close()
+		leader := c.leader()
+		leader.mustPut("k", "v")
+		time.Sleep(10 * time.Second)
+		n := c.others(leader)[0]
+		n.close()
+		n.machine = newMapMachine() // lost its unsynced state: all must be applied again
+		n.open(c.members)
+		if n.group.CaughtUp() && !n.group.leaderless() {
+			t.Error("caught up before it could know")
+		}
+		start := time.Now()
+		c.eventually("caught up", func() bool { return !n.group.leaderless() && n.group.CaughtUp() })
+		if got := n.machine.get("k"); got != "v" {
+			t.Errorf("k=%q after catching up", got)
+		}
+		if d := time.Since(start); d > 3*time.Second {
+			t.Errorf("it took %v", d)
+		}
+	})
+}
+
+// Followers apply soon after the leader, though the library repeats the commit
+// index only every hour.
+func TestNoticesTellFollowers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3, func(c *cluster) { c.timing.Commit = time.Hour })
+		defer c.close()
+		leader := c.leader()
+		leader.mustPut("k", "v")
+		time.Sleep(50 * time.Millisecond)
+		for _, n := range c.nodes {
+			if n.machine.get("k") != "v" {
+				t.Errorf("%s has not applied the write", n.id)
+			}
+		}
+		before := leader.transport.appends.Load()
+		time.Sleep(10 * time.Minute)
+		if sent := leader.transport.appends.Load() - before; sent > 4 {
+			t.Errorf("an idle leader sent %d appends in ten minutes", sent)
+		}
+	})
+}
+
+// A notice may overtake the entry it names: it is used once that is stored.
+func TestNoticeBeforeItsEntry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3, func(c *cluster) { c.timing.Commit = time.Hour })
+		defer c.close()
+		leader := c.leader()
+		slow := c.others(leader)[0]
+		time.Sleep(time.Second)
+		slow.store.fsync.Store(int64(300 * time.Millisecond))
+		leader.mustPut("k", "v") // acknowledged by the other two
+		time.Sleep(100 * time.Millisecond)
+		if slow.machine.get("k") != "" {
+			t.Fatal("the slow follower was not slow")
+		}
+		time.Sleep(time.Second)
+		if slow.machine.get("k") != "v" {
+			t.Error("the notice that came too early was forgotten")
+		}
+	})
+}
+
+// A notice of an entry that the follower does not have, or has with another
+// term, changes nothing.
+func TestNoticeOfAnotherLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3)
+		defer c.close()
+		leader := c.leader()
+		leader.mustPut("k", "v")
+		time.Sleep(time.Second)
+		n := c.others(leader)[0]
+		commit, term := n.group.raft.CommitIndex(), n.group.raft.CurrentTerm()
+		last := n.group.raft.LastIndex()
+		for _, bad := range []notice{
+			{index: last + 5, term: term, leaderTerm: term},
+			{index: last, term: term - 1, leaderTerm: term},
+			{index: last, term: term - 1, leaderTerm: term - 1},
+		} {
+			n.transport.Inject(noticeRequest(n.transport, leader.member(), bad))
+			if got := n.group.raft.CommitIndex(); got != commit {
+				t.Errorf("%+v moved the commit index from %d to %d", bad, commit, got)
+			}
+		}
+		if !leader.group.Leads() || n.group.raft.CurrentTerm() != term {
+			t.Error("leadership changed")
+		}
+	})
+}
+
+func TestFirstReadWaitsForOwnNoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1)
+		defer c.close()
+		n := c.leader()
+		n.mustPut("k", "v")
+		n.close()
+		n.store.fsync.Store(int64(400 * time.Millisecond)) // of the library's no-op, then of ours
+		n.open(c.members)
+		c.eventually("elected", func() bool { return n.group.raft.State().String() == "Leader" })
+		if n.group.lead() != nil {
+			t.Fatal("leadership is proven before anything was applied")
+		}
+		if _, err := n.group.ballot(); !errors.Is(err, errNotLeading) {
+			t.Errorf("ballot before the no-op: %v", err)
+		}
+		start := time.Now()
+		n.mustGet("k", "v")
+		if time.Since(start) < 400*time.Millisecond {
+			t.Error("the read did not wait for the no-op")
+		}
+	})
+}
+
+func TestNoQuorumIsRefusedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3)
+		defer c.close()
+		leader := c.leader()
+		c.fabric.isolate(leader.id)
+		time.Sleep(2 * time.Second)
+		start := time.Now()
+		_, err := leader.get("k", 5*time.Second)
+		if e := asError(t, err); e.Reason != NoQuorum || e.Outcome != NotApplied || e.Reachable != 1 || e.Needed != 2 {
+			t.Errorf("read: %+v", e)
+		}
+		_, err = leader.put("k", "v")
+		if e := asError(t, err); e.Reason != NoQuorum || e.Outcome != NotApplied || e.Reachable != 1 || e.Needed != 2 {
+			t.Errorf("write: %+v", e)
+		}
+		if d := time.Since(start); d > 0 {
+			t.Errorf("refusing took %v", d)
+		}
+	})
+}
+
+func TestOperationsWaitForALeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3)
+		defer c.close()
+		leader := c.leader()
+		leader.mustPut("k", "v")
+		leader.kill()
+		n := c.others(leader)[0]
+		start := time.Now()
+		n.mustGet("k", "v") // waits for the election
+		if d := time.Since(start); d > 4500*time.Millisecond {
+			t.Errorf("the read waited %v", d)
+		}
+		c.leader().kill()
+		time.Sleep(500 * time.Millisecond)
+	})
+}
