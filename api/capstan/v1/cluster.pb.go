@@ -21,14 +21,20 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// NodeState is how a node is, as seen by the one that answers.
 type NodeState int32
 
 const (
+	// Not known.
 	NodeState_NODE_STATE_UNSPECIFIED NodeState = 0
-	NodeState_NODE_STATE_ALIVE       NodeState = 1
-	NodeState_NODE_STATE_DEAD        NodeState = 2
-	NodeState_NODE_STATE_DRAINING    NodeState = 3
-	NodeState_NODE_STATE_LEFT        NodeState = 4
+	// It answers.
+	NodeState_NODE_STATE_ALIVE NodeState = 1
+	// It does not answer; it may come back.
+	NodeState_NODE_STATE_DEAD NodeState = 2
+	// It is being emptied.
+	NodeState_NODE_STATE_DRAINING NodeState = 3
+	// It has left for good.
+	NodeState_NODE_STATE_LEFT NodeState = 4
 )
 
 // Enum value maps for NodeState.
@@ -76,6 +82,7 @@ func (NodeState) EnumDescriptor() ([]byte, []int) {
 	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{0}
 }
 
+// GetStatusRequest has no options.
 type GetStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -112,14 +119,22 @@ func (*GetStatusRequest) Descriptor() ([]byte, []int) {
 	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{0}
 }
 
+// GetStatusResponse is the cluster as one node sees it.
 type GetStatusResponse struct {
-	state             protoimpl.MessageState `protogen:"open.v1"`
-	ClusterId         string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Nodes             []*Node                `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
-	Partitions        []*Partition           `protobuf:"bytes,3,rep,name=partitions,proto3" json:"partitions,omitempty"`
-	ServedBy          string                 `protobuf:"bytes,4,opt,name=served_by,json=servedBy,proto3" json:"served_by,omitempty"`
-	RingEpoch         uint64                 `protobuf:"varint,5,opt,name=ring_epoch,json=ringEpoch,proto3" json:"ring_epoch,omitempty"`
-	ReplicationFactor uint32                 `protobuf:"varint,6,opt,name=replication_factor,json=replicationFactor,proto3" json:"replication_factor,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Random, made when the cluster was; never changes.
+	ClusterId string `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// All nodes that belong to the cluster.
+	Nodes []*Node `protobuf:"bytes,2,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// All partitions, by id. The fields of those that this node holds no replica
+	// of may be behind or unset.
+	Partitions []*Partition `protobuf:"bytes,3,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	// Name of the node that answered.
+	ServedBy string `protobuf:"bytes,4,opt,name=served_by,json=servedBy,proto3" json:"served_by,omitempty"`
+	// Grows with each change of the ring: of two answers the higher is newer.
+	RingEpoch uint64 `protobuf:"varint,5,opt,name=ring_epoch,json=ringEpoch,proto3" json:"ring_epoch,omitempty"`
+	// How many replicas each partition is to have.
+	ReplicationFactor uint32 `protobuf:"varint,6,opt,name=replication_factor,json=replicationFactor,proto3" json:"replication_factor,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -196,19 +211,29 @@ func (x *GetStatusResponse) GetReplicationFactor() uint32 {
 	return 0
 }
 
+// Node is one process with its data.
 type Node struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	Name            string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Id              string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	Zone            string                 `protobuf:"bytes,3,opt,name=zone,proto3" json:"zone,omitempty"`
-	State           NodeState              `protobuf:"varint,4,opt,name=state,proto3,enum=capstan.v1.NodeState" json:"state,omitempty"`
-	ApiAddress      string                 `protobuf:"bytes,5,opt,name=api_address,json=apiAddress,proto3" json:"api_address,omitempty"`
-	PeerAddress     string                 `protobuf:"bytes,6,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
-	GossipAddress   string                 `protobuf:"bytes,7,opt,name=gossip_address,json=gossipAddress,proto3" json:"gossip_address,omitempty"`
-	SoftwareVersion string                 `protobuf:"bytes,8,opt,name=software_version,json=softwareVersion,proto3" json:"software_version,omitempty"`
-	CutFrom         []string               `protobuf:"bytes,9,rep,name=cut_from,json=cutFrom,proto3" json:"cut_from,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Chosen by the operator, unique in the cluster.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The name and random characters, one for each life of a data directory.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// What fails together with it; may be empty.
+	Zone string `protobuf:"bytes,3,opt,name=zone,proto3" json:"zone,omitempty"`
+	// How it is.
+	State NodeState `protobuf:"varint,4,opt,name=state,proto3,enum=capstan.v1.NodeState" json:"state,omitempty"`
+	// Where clients reach it, host:port or a URL.
+	ApiAddress string `protobuf:"bytes,5,opt,name=api_address,json=apiAddress,proto3" json:"api_address,omitempty"`
+	// Where other nodes reach it, host:port.
+	PeerAddress string `protobuf:"bytes,6,opt,name=peer_address,json=peerAddress,proto3" json:"peer_address,omitempty"`
+	// Where gossip reaches it, host:port.
+	GossipAddress string `protobuf:"bytes,7,opt,name=gossip_address,json=gossipAddress,proto3" json:"gossip_address,omitempty"`
+	// Version of the software it runs.
+	SoftwareVersion string `protobuf:"bytes,8,opt,name=software_version,json=softwareVersion,proto3" json:"software_version,omitempty"`
+	// Names of nodes that it was told not to talk to (ChaosService).
+	CutFrom       []string `protobuf:"bytes,9,rep,name=cut_from,json=cutFrom,proto3" json:"cut_from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
@@ -304,14 +329,21 @@ func (x *Node) GetCutFrom() []string {
 	return nil
 }
 
+// Partition is a part of the keyspace.
 type Partition struct {
-	state            protoimpl.MessageState `protogen:"open.v1"`
-	Id               uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Replicas         []*Replica             `protobuf:"bytes,2,rep,name=replicas,proto3" json:"replicas,omitempty"`
-	Leader           string                 `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"`
-	Term             uint64                 `protobuf:"varint,4,opt,name=term,proto3" json:"term,omitempty"`
-	CommitIndex      uint64                 `protobuf:"varint,5,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
-	TentativeBacklog uint64                 `protobuf:"varint,6,opt,name=tentative_backlog,json=tentativeBacklog,proto3" json:"tentative_backlog,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0 up to the number of partitions.
+	Id uint32 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The nodes that hold it.
+	Replicas []*Replica `protobuf:"bytes,2,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	// Name of the node that leads it; empty if none is known.
+	Leader string `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"`
+	// Raft term.
+	Term uint64 `protobuf:"varint,4,opt,name=term,proto3" json:"term,omitempty"`
+	// Log index up to which writes are committed, as far as known here.
+	CommitIndex uint64 `protobuf:"varint,5,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
+	// Tentative writes known here that are not committed yet.
+	TentativeBacklog uint64 `protobuf:"varint,6,opt,name=tentative_backlog,json=tentativeBacklog,proto3" json:"tentative_backlog,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -388,11 +420,15 @@ func (x *Partition) GetTentativeBacklog() uint64 {
 	return 0
 }
 
+// Replica is one node's copy of a partition.
 type Replica struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	Voter         bool                   `protobuf:"varint,2,opt,name=voter,proto3" json:"voter,omitempty"`
-	AppliedIndex  uint64                 `protobuf:"varint,3,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the node.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Whether it has a vote; one that is still catching up has none.
+	Voter bool `protobuf:"varint,2,opt,name=voter,proto3" json:"voter,omitempty"`
+	// Log index up to which it has applied writes, as far as known here.
+	AppliedIndex  uint64 `protobuf:"varint,3,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -448,9 +484,11 @@ func (x *Replica) GetAppliedIndex() uint64 {
 	return 0
 }
 
+// LocateKeyRequest asks where a key lives.
 type LocateKeyRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 byte to 4 KiB, any bytes.
+	Key           []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -492,13 +530,20 @@ func (x *LocateKeyRequest) GetKey() []byte {
 	return nil
 }
 
+// LocateKeyResponse is the answer to LocateKeyRequest.
 type LocateKeyResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Hash          uint64                 `protobuf:"varint,1,opt,name=hash,proto3" json:"hash,omitempty"`
-	Partition     uint32                 `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
-	Replicas      []string               `protobuf:"bytes,3,rep,name=replicas,proto3" json:"replicas,omitempty"`
-	Leader        string                 `protobuf:"bytes,4,opt,name=leader,proto3" json:"leader,omitempty"`
-	Routes        []*Route               `protobuf:"bytes,5,rep,name=routes,proto3" json:"routes,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// XXH64 of the key's tag: what stands between the first { and the next }, if
+	// that is not empty, else the whole key.
+	Hash uint64 `protobuf:"varint,1,opt,name=hash,proto3" json:"hash,omitempty"`
+	// The partition that the hash falls into.
+	Partition uint32 `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	// Names of the nodes that hold it.
+	Replicas []string `protobuf:"bytes,3,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	// Name of the node that leads it; empty if none is known.
+	Leader string `protobuf:"bytes,4,opt,name=leader,proto3" json:"leader,omitempty"`
+	// How this node would serve the key now, one for each consistency.
+	Routes        []*Route `protobuf:"bytes,5,rep,name=routes,proto3" json:"routes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -568,12 +613,17 @@ func (x *LocateKeyResponse) GetRoutes() []*Route {
 	return nil
 }
 
+// Route is the way of requests at one consistency.
 type Route struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Consistency   Consistency            `protobuf:"varint,1,opt,name=consistency,proto3,enum=capstan.v1.Consistency" json:"consistency,omitempty"`
-	ReadsFrom     string                 `protobuf:"bytes,2,opt,name=reads_from,json=readsFrom,proto3" json:"reads_from,omitempty"`
-	WritesTo      string                 `protobuf:"bytes,3,opt,name=writes_to,json=writesTo,proto3" json:"writes_to,omitempty"`
-	Refusal       string                 `protobuf:"bytes,4,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The consistency.
+	Consistency Consistency `protobuf:"varint,1,opt,name=consistency,proto3,enum=capstan.v1.Consistency" json:"consistency,omitempty"`
+	// Name of the node that would answer a read; empty if refused.
+	ReadsFrom string `protobuf:"bytes,2,opt,name=reads_from,json=readsFrom,proto3" json:"reads_from,omitempty"`
+	// Name of the node that would take a write; empty if refused.
+	WritesTo string `protobuf:"bytes,3,opt,name=writes_to,json=writesTo,proto3" json:"writes_to,omitempty"`
+	// Why requests would be refused; empty if they would not.
+	Refusal       string `protobuf:"bytes,4,opt,name=refusal,proto3" json:"refusal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -636,9 +686,11 @@ func (x *Route) GetRefusal() string {
 	return ""
 }
 
+// DrainNodeRequest names a node to empty.
 type DrainNodeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or id; required.
+	Node          string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -680,6 +732,7 @@ func (x *DrainNodeRequest) GetNode() string {
 	return ""
 }
 
+// DrainNodeResponse says that the draining has begun.
 type DrainNodeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -716,10 +769,13 @@ func (*DrainNodeResponse) Descriptor() ([]byte, []int) {
 	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
+// RemoveNodeRequest names a node to take out.
 type RemoveNodeRequest struct {
-	state            protoimpl.MessageState `protogen:"open.v1"`
-	Node             string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	ForfeitTentative bool                   `protobuf:"varint,2,opt,name=forfeit_tentative,json=forfeitTentative,proto3" json:"forfeit_tentative,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or id; required.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Give up tentative writes that only this node holds. Their fate is lost.
+	ForfeitTentative bool `protobuf:"varint,2,opt,name=forfeit_tentative,json=forfeitTentative,proto3" json:"forfeit_tentative,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -768,6 +824,7 @@ func (x *RemoveNodeRequest) GetForfeitTentative() bool {
 	return false
 }
 
+// RemoveNodeResponse says that the node is no longer part of the cluster.
 type RemoveNodeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -804,10 +861,13 @@ func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
 	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
+// TransferLeadershipRequest asks for another leader.
 type TransferLeadershipRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Partition     uint32                 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
-	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the partition.
+	Partition uint32 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	// Name or id of the node that is to lead; empty: any other voter.
+	To            string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -856,9 +916,11 @@ func (x *TransferLeadershipRequest) GetTo() string {
 	return ""
 }
 
+// TransferLeadershipResponse is the answer to TransferLeadershipRequest.
 type TransferLeadershipResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Leader        string                 `protobuf:"bytes,1,opt,name=leader,proto3" json:"leader,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the node that leads now.
+	Leader        string `protobuf:"bytes,1,opt,name=leader,proto3" json:"leader,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -900,9 +962,11 @@ func (x *TransferLeadershipResponse) GetLeader() string {
 	return ""
 }
 
+// SetCutRequest tells a node whom not to talk to.
 type SetCutRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Nodes         []string               `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names or ids; replaces those set before; none: talk to all.
+	Nodes         []string `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -944,6 +1008,7 @@ func (x *SetCutRequest) GetNodes() []string {
 	return nil
 }
 
+// SetCutResponse says that the cut is in place.
 type SetCutResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -980,6 +1045,7 @@ func (*SetCutResponse) Descriptor() ([]byte, []int) {
 	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
+// GetCutRequest has no options.
 type GetCutRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1016,9 +1082,11 @@ func (*GetCutRequest) Descriptor() ([]byte, []int) {
 	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
+// GetCutResponse is the answer to GetCutRequest.
 type GetCutResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Nodes         []string               `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names of the nodes that it does not talk to.
+	Nodes         []string `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -23,13 +23,20 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Consistency is where a request stands between always right and always answered.
 type Consistency int32
 
 const (
-	Consistency_CONSISTENCY_UNSPECIFIED       Consistency = 0
-	Consistency_CONSISTENCY_LINEARIZABLE      Consistency = 1
+	// Means linearizable.
+	Consistency_CONSISTENCY_UNSPECIFIED Consistency = 0
+	// Reads see every linearizable write acknowledged before they began; writes
+	// are on disk at a quorum. Without a quorum: unavailable.
+	Consistency_CONSISTENCY_LINEARIZABLE Consistency = 1
+	// Reads only: committed state, at most max_staleness old.
 	Consistency_CONSISTENCY_BOUNDED_STALENESS Consistency = 2
-	Consistency_CONSISTENCY_EVENTUAL          Consistency = 3
+	// Answered by whatever can be reached. Writes are blind and tentative until
+	// committed; reads see tentative writes.
+	Consistency_CONSISTENCY_EVENTUAL Consistency = 3
 )
 
 // Enum value maps for Consistency.
@@ -75,15 +82,22 @@ func (Consistency) EnumDescriptor() ([]byte, []int) {
 	return file_capstan_v1_kv_proto_rawDescGZIP(), []int{0}
 }
 
+// Fate is what became of an eventual write.
 type Fate int32
 
 const (
+	// Not used.
 	Fate_FATE_UNSPECIFIED Fate = 0
-	Fate_FATE_PENDING     Fate = 1
-	Fate_FATE_COMMITTED   Fate = 2
-	Fate_FATE_SUPERSEDED  Fate = 3
-	Fate_FATE_EXPIRED     Fate = 4
-	Fate_FATE_LOST        Fate = 5
+	// Not decided yet.
+	Fate_FATE_PENDING Fate = 1
+	// Committed, under the version given.
+	Fate_FATE_COMMITTED Fate = 2
+	// Lost to the version given; the value is among the conflicts.
+	Fate_FATE_SUPERSEDED Fate = 3
+	// Decided so long ago that the record is gone.
+	Fate_FATE_EXPIRED Fate = 4
+	// The nodes that held it were removed before it was committed.
+	Fate_FATE_LOST Fate = 5
 )
 
 // Enum value maps for Fate.
@@ -133,12 +147,17 @@ func (Fate) EnumDescriptor() ([]byte, []int) {
 	return file_capstan_v1_kv_proto_rawDescGZIP(), []int{1}
 }
 
+// Outcome is what a failed operation did.
 type Outcome int32
 
 const (
+	// Not used. An error without ErrorInfo is a proxy's or a broken
+	// connection's: on a write, take it for unknown.
 	Outcome_OUTCOME_UNSPECIFIED Outcome = 0
+	// Nothing, now or later. A retry is safe.
 	Outcome_OUTCOME_NOT_APPLIED Outcome = 1
-	Outcome_OUTCOME_UNKNOWN     Outcome = 2
+	// It may have taken effect, or may yet.
+	Outcome_OUTCOME_UNKNOWN Outcome = 2
 )
 
 // Enum value maps for Outcome.
@@ -182,12 +201,17 @@ func (Outcome) EnumDescriptor() ([]byte, []int) {
 	return file_capstan_v1_kv_proto_rawDescGZIP(), []int{2}
 }
 
+// ConflictCause is why a write lost.
 type ConflictCause int32
 
 const (
+	// Not used.
 	ConflictCause_CONFLICT_CAUSE_UNSPECIFIED ConflictCause = 0
-	ConflictCause_CONFLICT_CAUSE_STALE_BASE  ConflictCause = 1
-	ConflictCause_CONFLICT_CAUSE_OLDER       ConflictCause = 2
+	// One of the two had not heard of the other, which was linearizable or
+	// committed before: see losing_base.
+	ConflictCause_CONFLICT_CAUSE_STALE_BASE ConflictCause = 1
+	// Of two eventual writes it was the older.
+	ConflictCause_CONFLICT_CAUSE_OLDER ConflictCause = 2
 )
 
 // Enum value maps for ConflictCause.
@@ -231,25 +255,47 @@ func (ConflictCause) EnumDescriptor() ([]byte, []int) {
 	return file_capstan_v1_kv_proto_rawDescGZIP(), []int{3}
 }
 
+// Reason is why an operation failed. Each names the Connect code it comes
+// with; a reason that is left unspecified has the code alone (unimplemented,
+// internal, canceled).
 type Reason int32
 
 const (
-	Reason_REASON_UNSPECIFIED      Reason = 0
-	Reason_REASON_BAD_KEY          Reason = 1  // invalid_argument: empty or over 4 KiB
-	Reason_REASON_VALUE_TOO_LARGE  Reason = 2  // invalid_argument
-	Reason_REASON_BAD_OPTION       Reason = 3  // invalid_argument: level, acks, range, condition, unknown field
-	Reason_REASON_BAD_TOKEN        Reason = 4  // invalid_argument: session or receipt
-	Reason_REASON_CONDITION_FAILED Reason = 5  // failed_precondition: see current
-	Reason_REASON_NO_QUORUM        Reason = 6  // unavailable
-	Reason_REASON_NO_REPLICA       Reason = 7  // unavailable
-	Reason_REASON_TOO_STALE        Reason = 8  // unavailable: max_staleness cannot be met
-	Reason_REASON_SESSION_BEHIND   Reason = 9  // unavailable: the session's past has not arrived here
-	Reason_REASON_TOO_FEW_ACKS     Reason = 10 // aborted, UNKNOWN: reachable nodes hold it, see receipt
-	Reason_REASON_DEADLINE         Reason = 11 // deadline_exceeded
-	Reason_REASON_LEADER_CHANGED   Reason = 12 // aborted, UNKNOWN
-	Reason_REASON_OVERLOADED       Reason = 13 // resource_exhausted
-	Reason_REASON_DISK_FULL        Reason = 14 // resource_exhausted
-	Reason_REASON_STOPPING         Reason = 15 // unavailable
+	// No reason beyond the code.
+	Reason_REASON_UNSPECIFIED Reason = 0
+	// invalid_argument: a key is empty or over 4 KiB, or badly escaped in a path.
+	Reason_REASON_BAD_KEY Reason = 1
+	// invalid_argument: a value is over the server's limit (1 MiB unless
+	// configured); resource_exhausted: a message is over 4 MiB.
+	Reason_REASON_VALUE_TOO_LARGE Reason = 2
+	// invalid_argument: level, acks, range, condition, unknown field and the like.
+	Reason_REASON_BAD_OPTION Reason = 3
+	// invalid_argument: a session or receipt is over 6 KiB or not one of ours.
+	Reason_REASON_BAD_TOKEN Reason = 4
+	// failed_precondition: the condition did not hold; see current.
+	Reason_REASON_CONDITION_FAILED Reason = 5
+	// unavailable: too few replicas reachable; see reachable and needed.
+	Reason_REASON_NO_QUORUM Reason = 6
+	// unavailable: no replica reachable that could answer.
+	Reason_REASON_NO_REPLICA Reason = 7
+	// unavailable: max_staleness can not be met.
+	Reason_REASON_TOO_STALE Reason = 8
+	// unavailable: what the session saw or wrote has not arrived here.
+	Reason_REASON_SESSION_BEHIND Reason = 9
+	// aborted, outcome unknown: fewer nodes than acks hold the write, see receipt;
+	// unavailable: refused before any did.
+	Reason_REASON_TOO_FEW_ACKS Reason = 10
+	// deadline_exceeded: the outcome says whether the operation had begun.
+	Reason_REASON_DEADLINE Reason = 11
+	// aborted, outcome unknown: leadership moved under a write; unavailable if it
+	// is certain that nothing was written.
+	Reason_REASON_LEADER_CHANGED Reason = 12
+	// resource_exhausted: too much at once; slow down.
+	Reason_REASON_OVERLOADED Reason = 13
+	// resource_exhausted: the disk is full, or nearly.
+	Reason_REASON_DISK_FULL Reason = 14
+	// unavailable: the node is stopping; another will do.
+	Reason_REASON_STOPPING Reason = 15
 )
 
 // Enum value maps for Reason.
@@ -319,11 +365,16 @@ func (Reason) EnumDescriptor() ([]byte, []int) {
 	return file_capstan_v1_kv_proto_rawDescGZIP(), []int{4}
 }
 
+// Version names one write of one key. Two are equal only if all three fields
+// are. Its text form is index-timestamp-node.
 type Version struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`         // log index in the key's partition; 0 while tentative
-	Timestamp     uint64                 `protobuf:"varint,2,opt,name=timestamp,proto3" json:"timestamp,omitempty"` // HLC: 48 bits of milliseconds, 16 of counter; not Unix time
-	Node          string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`            // id of the node that accepted the write
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Log index in the key's partition; 0 while tentative.
+	Index uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// Hybrid logical clock: 48 bits of milliseconds, 16 of counter. Not Unix time.
+	Timestamp uint64 `protobuf:"varint,2,opt,name=timestamp,proto3" json:"timestamp,omitempty"`
+	// Id of the node that accepted the write.
+	Node          string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -379,8 +430,12 @@ func (x *Version) GetNode() string {
 	return ""
 }
 
+// Condition is a test that a linearizable write makes at the moment it is
+// applied. If it fails, nothing is written.
 type Condition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
+	// What has to hold. Exactly one.
+	//
 	// Types that are valid to be assigned to Test:
 	//
 	//	*Condition_Absent
@@ -460,15 +515,19 @@ type isCondition_Test interface {
 }
 
 type Condition_Absent struct {
-	Absent bool `protobuf:"varint,1,opt,name=absent,proto3,oneof"` // must be true
+	// The key is absent. Must be true.
+	Absent bool `protobuf:"varint,1,opt,name=absent,proto3,oneof"`
 }
 
 type Condition_Version struct {
-	Version *Version `protobuf:"bytes,2,opt,name=version,proto3,oneof"` // committed versions only
+	// The key has exactly this version, which must be a committed one (index
+	// above 0).
+	Version *Version `protobuf:"bytes,2,opt,name=version,proto3,oneof"`
 }
 
 type Condition_Present struct {
-	Present bool `protobuf:"varint,3,opt,name=present,proto3,oneof"` // must be true
+	// The key is present, whatever its version. Must be true.
+	Present bool `protobuf:"varint,3,opt,name=present,proto3,oneof"`
 }
 
 func (*Condition_Absent) isCondition_Test() {}
@@ -477,11 +536,16 @@ func (*Condition_Version) isCondition_Test() {}
 
 func (*Condition_Present) isCondition_Test() {}
 
+// Freshness says how a read was answered.
 type Freshness struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ServedBy      string                 `protobuf:"bytes,1,opt,name=served_by,json=servedBy,proto3" json:"served_by,omitempty"` // node name
-	Tentative     bool                   `protobuf:"varint,2,opt,name=tentative,proto3" json:"tentative,omitempty"`              // this version is not committed yet
-	Staleness     *durationpb.Duration   `protobuf:"bytes,3,opt,name=staleness,proto3" json:"staleness,omitempty"`               // upper bound; unset = unknown; 0 for linearizable
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the node that answered.
+	ServedBy string `protobuf:"bytes,1,opt,name=served_by,json=servedBy,proto3" json:"served_by,omitempty"`
+	// The version is not committed yet.
+	Tentative bool `protobuf:"varint,2,opt,name=tentative,proto3" json:"tentative,omitempty"`
+	// Upper bound of how far the answer is behind; unset: not known; 0 for a
+	// linearizable read.
+	Staleness     *durationpb.Duration `protobuf:"bytes,3,opt,name=staleness,proto3" json:"staleness,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -537,13 +601,20 @@ func (x *Freshness) GetStaleness() *durationpb.Duration {
 	return nil
 }
 
+// GetRequest asks for one key.
 type GetRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Consistency   Consistency            `protobuf:"varint,2,opt,name=consistency,proto3,enum=capstan.v1.Consistency" json:"consistency,omitempty"`
-	MaxStaleness  *durationpb.Duration   `protobuf:"bytes,3,opt,name=max_staleness,json=maxStaleness,proto3" json:"max_staleness,omitempty"` // required with BOUNDED_STALENESS, else refused
-	Replicas      uint32                 `protobuf:"varint,4,opt,name=replicas,proto3" json:"replicas,omitempty"`                            // eventual only: how many to ask; 0 = 1
-	Session       string                 `protobuf:"bytes,5,opt,name=session,proto3" json:"session,omitempty"`                               // opaque, base64url, at most 6 KiB
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 byte to 4 KiB, any bytes.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Unspecified: linearizable.
+	Consistency Consistency `protobuf:"varint,2,opt,name=consistency,proto3,enum=capstan.v1.Consistency" json:"consistency,omitempty"`
+	// Required with bounded staleness, refused with another level. Not negative.
+	MaxStaleness *durationpb.Duration `protobuf:"bytes,3,opt,name=max_staleness,json=maxStaleness,proto3" json:"max_staleness,omitempty"`
+	// Eventual only: how many replicas to ask; 0 means 1, at most 7.
+	Replicas uint32 `protobuf:"varint,4,opt,name=replicas,proto3" json:"replicas,omitempty"`
+	// Token of an earlier answer, opaque base64url of at most 6 KiB: see at least
+	// what it saw. Empty: none.
+	Session       string `protobuf:"bytes,5,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -613,13 +684,19 @@ func (x *GetRequest) GetSession() string {
 	return ""
 }
 
+// GetResponse is the answer to GetRequest.
 type GetResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Found         bool                   `protobuf:"varint,1,opt,name=found,proto3" json:"found,omitempty"`
-	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
-	Version       *Version               `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
-	Freshness     *Freshness             `protobuf:"bytes,4,opt,name=freshness,proto3" json:"freshness,omitempty"`
-	Session       string                 `protobuf:"bytes,5,opt,name=session,proto3" json:"session,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether the key is present.
+	Found bool `protobuf:"varint,1,opt,name=found,proto3" json:"found,omitempty"`
+	// The value; empty if absent.
+	Value []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Version of the value; unset if absent.
+	Version *Version `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	// How the read was answered.
+	Freshness *Freshness `protobuf:"bytes,4,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	// Token to send with the next request; may be empty.
+	Session       string `protobuf:"bytes,5,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -689,14 +766,22 @@ func (x *GetResponse) GetSession() string {
 	return ""
 }
 
+// PutRequest writes one key.
 type PutRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
-	Consistency   Consistency            `protobuf:"varint,3,opt,name=consistency,proto3,enum=capstan.v1.Consistency" json:"consistency,omitempty"` // linearizable or eventual
-	Acks          uint32                 `protobuf:"varint,4,opt,name=acks,proto3" json:"acks,omitempty"`                                           // eventual only: nodes with it on disk before the answer; 0 = 1
-	Condition     *Condition             `protobuf:"bytes,5,opt,name=condition,proto3" json:"condition,omitempty"`                                  // linearizable only
-	Session       string                 `protobuf:"bytes,6,opt,name=session,proto3" json:"session,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 byte to 4 KiB, any bytes.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Up to the server's limit: 1 MiB unless configured, at most 3 MiB. May be empty.
+	Value []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Linearizable (also if unspecified) or eventual.
+	Consistency Consistency `protobuf:"varint,3,opt,name=consistency,proto3,enum=capstan.v1.Consistency" json:"consistency,omitempty"`
+	// Eventual only: how many nodes have it on disk before the answer; 0 means 1,
+	// at most 7.
+	Acks uint32 `protobuf:"varint,4,opt,name=acks,proto3" json:"acks,omitempty"`
+	// Linearizable only: write if this holds, else failed_precondition.
+	Condition *Condition `protobuf:"bytes,5,opt,name=condition,proto3" json:"condition,omitempty"`
+	// As in GetRequest.
+	Session       string `protobuf:"bytes,6,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -773,13 +858,19 @@ func (x *PutRequest) GetSession() string {
 	return ""
 }
 
+// PutResponse is the answer to a PutRequest that was done.
 type PutResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       *Version               `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
-	Receipt       string                 `protobuf:"bytes,2,opt,name=receipt,proto3" json:"receipt,omitempty"`
-	Session       string                 `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`
-	ServedBy      string                 `protobuf:"bytes,4,opt,name=served_by,json=servedBy,proto3" json:"served_by,omitempty"`
-	Base          uint64                 `protobuf:"varint,5,opt,name=base,proto3" json:"base,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Version of the new value; tentative (index 0) for an eventual write.
+	Version *Version `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	// Eventual only: what to ask AwaitWrite with.
+	Receipt string `protobuf:"bytes,2,opt,name=receipt,proto3" json:"receipt,omitempty"`
+	// Token to send with the next request; may be empty.
+	Session string `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`
+	// Name of the node that answered.
+	ServedBy string `protobuf:"bytes,4,opt,name=served_by,json=servedBy,proto3" json:"served_by,omitempty"`
+	// Eventual only: the log index that the accepting node had heard of.
+	Base          uint64 `protobuf:"varint,5,opt,name=base,proto3" json:"base,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -849,13 +940,20 @@ func (x *PutResponse) GetBase() uint64 {
 	return 0
 }
 
+// DeleteRequest removes one key. Its fields are those of PutRequest.
 type DeleteRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Consistency   Consistency            `protobuf:"varint,2,opt,name=consistency,proto3,enum=capstan.v1.Consistency" json:"consistency,omitempty"`
-	Acks          uint32                 `protobuf:"varint,3,opt,name=acks,proto3" json:"acks,omitempty"`
-	Condition     *Condition             `protobuf:"bytes,4,opt,name=condition,proto3" json:"condition,omitempty"`
-	Session       string                 `protobuf:"bytes,5,opt,name=session,proto3" json:"session,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 byte to 4 KiB, any bytes.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Linearizable (also if unspecified) or eventual.
+	Consistency Consistency `protobuf:"varint,2,opt,name=consistency,proto3,enum=capstan.v1.Consistency" json:"consistency,omitempty"`
+	// Eventual only: how many nodes have it on disk before the answer; 0 means 1,
+	// at most 7.
+	Acks uint32 `protobuf:"varint,3,opt,name=acks,proto3" json:"acks,omitempty"`
+	// Linearizable only: delete if this holds, else failed_precondition.
+	Condition *Condition `protobuf:"bytes,4,opt,name=condition,proto3" json:"condition,omitempty"`
+	// As in GetRequest.
+	Session       string `protobuf:"bytes,5,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -925,14 +1023,21 @@ func (x *DeleteRequest) GetSession() string {
 	return ""
 }
 
+// DeleteResponse is the answer to a DeleteRequest that was done.
 type DeleteResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       *Version               `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
-	Existed       *bool                  `protobuf:"varint,2,opt,name=existed,proto3,oneof" json:"existed,omitempty"`
-	Receipt       string                 `protobuf:"bytes,3,opt,name=receipt,proto3" json:"receipt,omitempty"`
-	Session       string                 `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
-	ServedBy      string                 `protobuf:"bytes,5,opt,name=served_by,json=servedBy,proto3" json:"served_by,omitempty"`
-	Base          uint64                 `protobuf:"varint,6,opt,name=base,proto3" json:"base,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Version of the delete itself.
+	Version *Version `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	// Whether there was anything to delete. Linearizable only, else unset.
+	Existed *bool `protobuf:"varint,2,opt,name=existed,proto3,oneof" json:"existed,omitempty"`
+	// Eventual only: what to ask AwaitWrite with.
+	Receipt string `protobuf:"bytes,3,opt,name=receipt,proto3" json:"receipt,omitempty"`
+	// Token to send with the next request; may be empty.
+	Session string `protobuf:"bytes,4,opt,name=session,proto3" json:"session,omitempty"`
+	// Name of the node that answered.
+	ServedBy string `protobuf:"bytes,5,opt,name=served_by,json=servedBy,proto3" json:"served_by,omitempty"`
+	// Eventual only: the log index that the accepting node had heard of.
+	Base          uint64 `protobuf:"varint,6,opt,name=base,proto3" json:"base,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1009,8 +1114,12 @@ func (x *DeleteResponse) GetBase() uint64 {
 	return 0
 }
 
+// Operation is one operation among several. Its session stays empty: the
+// batch has one.
 type Operation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
+	// What to do. Exactly one.
+	//
 	// Types that are valid to be assigned to Op:
 	//
 	//	*Operation_Get
@@ -1090,14 +1199,17 @@ type isOperation_Op interface {
 }
 
 type Operation_Get struct {
+	// Read a key.
 	Get *GetRequest `protobuf:"bytes,1,opt,name=get,proto3,oneof"`
 }
 
 type Operation_Put struct {
+	// Write a key.
 	Put *PutRequest `protobuf:"bytes,2,opt,name=put,proto3,oneof"`
 }
 
 type Operation_Delete struct {
+	// Delete a key.
 	Delete *DeleteRequest `protobuf:"bytes,3,opt,name=delete,proto3,oneof"`
 }
 
@@ -1107,8 +1219,11 @@ func (*Operation_Put) isOperation_Op() {}
 
 func (*Operation_Delete) isOperation_Op() {}
 
+// Result is the answer to one Operation, of its kind or an error.
 type Result struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
+	// The answer. Exactly one.
+	//
 	// Types that are valid to be assigned to Result:
 	//
 	//	*Result_Get
@@ -1198,18 +1313,22 @@ type isResult_Result interface {
 }
 
 type Result_Get struct {
+	// Answer to a get.
 	Get *GetResponse `protobuf:"bytes,1,opt,name=get,proto3,oneof"`
 }
 
 type Result_Put struct {
+	// Answer to a put.
 	Put *PutResponse `protobuf:"bytes,2,opt,name=put,proto3,oneof"`
 }
 
 type Result_Delete struct {
+	// Answer to a delete.
 	Delete *DeleteResponse `protobuf:"bytes,3,opt,name=delete,proto3,oneof"`
 }
 
 type Result_Error struct {
+	// The operation failed.
 	Error *Error `protobuf:"bytes,4,opt,name=error,proto3,oneof"`
 }
 
@@ -1221,11 +1340,15 @@ func (*Result_Delete) isResult_Result() {}
 
 func (*Result_Error) isResult_Result() {}
 
+// Error is the failure of one operation among several.
 type Error struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
-	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	Info          *ErrorInfo             `protobuf:"bytes,3,opt,name=info,proto3" json:"info,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Code as Connect spells it, such as "unavailable".
+	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// What was wrong and what to try, in plain words.
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// What a program needs to know.
+	Info          *ErrorInfo `protobuf:"bytes,3,opt,name=info,proto3" json:"info,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1281,16 +1404,25 @@ func (x *Error) GetInfo() *ErrorInfo {
 	return nil
 }
 
+// ErrorInfo is the one detail on every error.
 type ErrorInfo struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reason        Reason                 `protobuf:"varint,1,opt,name=reason,proto3,enum=capstan.v1.Reason" json:"reason,omitempty"`
-	Outcome       Outcome                `protobuf:"varint,2,opt,name=outcome,proto3,enum=capstan.v1.Outcome" json:"outcome,omitempty"`
-	Leader        string                 `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"`        // API address to try, if known
-	Current       *Version               `protobuf:"bytes,4,opt,name=current,proto3" json:"current,omitempty"`      // on a failed condition; unset = absent
-	Reachable     uint32                 `protobuf:"varint,5,opt,name=reachable,proto3" json:"reachable,omitempty"` // replicas reached, or nodes that hold the write
-	Needed        uint32                 `protobuf:"varint,6,opt,name=needed,proto3" json:"needed,omitempty"`
-	Receipt       string                 `protobuf:"bytes,7,opt,name=receipt,proto3" json:"receipt,omitempty"` // an eventual write short of acks: ask its fate
-	Session       string                 `protobuf:"bytes,8,opt,name=session,proto3" json:"session,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why it failed.
+	Reason Reason `protobuf:"varint,1,opt,name=reason,proto3,enum=capstan.v1.Reason" json:"reason,omitempty"`
+	// Whether it may have taken effect all the same.
+	Outcome Outcome `protobuf:"varint,2,opt,name=outcome,proto3,enum=capstan.v1.Outcome" json:"outcome,omitempty"`
+	// API address of the node to try, if known.
+	Leader string `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"`
+	// On a failed condition: the key's version; unset: the key is absent.
+	Current *Version `protobuf:"bytes,4,opt,name=current,proto3" json:"current,omitempty"`
+	// How many replicas were reached, or how many nodes hold the write.
+	Reachable uint32 `protobuf:"varint,5,opt,name=reachable,proto3" json:"reachable,omitempty"`
+	// How many were needed.
+	Needed uint32 `protobuf:"varint,6,opt,name=needed,proto3" json:"needed,omitempty"`
+	// An eventual write that fell short of acks: what to ask AwaitWrite with.
+	Receipt string `protobuf:"bytes,7,opt,name=receipt,proto3" json:"receipt,omitempty"`
+	// Token to go on with; may be empty.
+	Session       string `protobuf:"bytes,8,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1381,10 +1513,13 @@ func (x *ErrorInfo) GetSession() string {
 	return ""
 }
 
+// BatchRequest asks for several operations, of at most 4 MiB together.
 type BatchRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ops           []*Operation           `protobuf:"bytes,1,rep,name=ops,proto3" json:"ops,omitempty"`
-	Session       string                 `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1,024; none is allowed and does nothing.
+	Ops []*Operation `protobuf:"bytes,1,rep,name=ops,proto3" json:"ops,omitempty"`
+	// As in GetRequest, for all of them.
+	Session       string `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1433,10 +1568,14 @@ func (x *BatchRequest) GetSession() string {
 	return ""
 }
 
+// BatchResponse is the answer to BatchRequest. Values that do not fit into
+// 4 MiB together are errors (value too large) in their results.
 type BatchResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Results       []*Result              `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
-	Session       string                 `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As many as operations, in their order.
+	Results []*Result `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	// Token to send with the next request; may be empty.
+	Session       string `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1485,16 +1624,28 @@ func (x *BatchResponse) GetSession() string {
 	return ""
 }
 
+// ScanRequest asks for a prefix, or for the range from start to end, or, with
+// none of them, for everything. A prefix together with a range is refused,
+// and so is a start above the end.
 type ScanRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Prefix        []byte                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
-	Start         []byte                 `protobuf:"bytes,2,opt,name=start,proto3" json:"start,omitempty"`  // inclusive
-	End           []byte                 `protobuf:"bytes,3,opt,name=end,proto3" json:"end,omitempty"`      // exclusive; empty = no end
-	Limit         uint32                 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"` // 0 = none
-	KeysOnly      bool                   `protobuf:"varint,5,opt,name=keys_only,json=keysOnly,proto3" json:"keys_only,omitempty"`
-	Consistency   Consistency            `protobuf:"varint,6,opt,name=consistency,proto3,enum=capstan.v1.Consistency" json:"consistency,omitempty"`
-	MaxStaleness  *durationpb.Duration   `protobuf:"bytes,7,opt,name=max_staleness,json=maxStaleness,proto3" json:"max_staleness,omitempty"`
-	Session       string                 `protobuf:"bytes,8,opt,name=session,proto3" json:"session,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Keys that begin so; at most 4 KiB.
+	Prefix []byte `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// The first key, inclusive; at most 4 KiB.
+	Start []byte `protobuf:"bytes,2,opt,name=start,proto3" json:"start,omitempty"`
+	// The end, exclusive; empty: no end; at most 4 KiB.
+	End []byte `protobuf:"bytes,3,opt,name=end,proto3" json:"end,omitempty"`
+	// The most keys to answer with; 0: all.
+	Limit uint32 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Leave the values out.
+	KeysOnly bool `protobuf:"varint,5,opt,name=keys_only,json=keysOnly,proto3" json:"keys_only,omitempty"`
+	// Unspecified: linearizable. A linearizable or bounded scan is one point in
+	// time inside each partition, not across them.
+	Consistency Consistency `protobuf:"varint,6,opt,name=consistency,proto3,enum=capstan.v1.Consistency" json:"consistency,omitempty"`
+	// Required with bounded staleness, refused with another level. Not negative.
+	MaxStaleness *durationpb.Duration `protobuf:"bytes,7,opt,name=max_staleness,json=maxStaleness,proto3" json:"max_staleness,omitempty"`
+	// As in GetRequest.
+	Session       string `protobuf:"bytes,8,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1585,10 +1736,13 @@ func (x *ScanRequest) GetSession() string {
 	return ""
 }
 
+// ScanResponse is a piece of a scan's answer.
 type ScanResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Entries       []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
-	End           *ScanEnd               `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In byte order of their keys, going on from the message before.
+	Entries []*Entry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	// On the last message only; without it the scan is incomplete.
+	End           *ScanEnd `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1637,11 +1791,15 @@ func (x *ScanResponse) GetEnd() *ScanEnd {
 	return nil
 }
 
+// Entry is one key of a scan.
 type Entry struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
-	Version       *Version               `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The value; empty with keys_only.
+	Value []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Version of the value.
+	Version       *Version `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1697,11 +1855,16 @@ func (x *Entry) GetVersion() *Version {
 	return nil
 }
 
+// ScanEnd ends a scan's answer.
 type ScanEnd struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	More          bool                   `protobuf:"varint,1,opt,name=more,proto3" json:"more,omitempty"`
-	Freshness     *Freshness             `protobuf:"bytes,2,opt,name=freshness,proto3" json:"freshness,omitempty"`
-	Session       string                 `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The limit was reached and keys may be left: go on with the last key and a
+	// zero byte as start.
+	More bool `protobuf:"varint,1,opt,name=more,proto3" json:"more,omitempty"`
+	// The worst of all partitions read.
+	Freshness *Freshness `protobuf:"bytes,2,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	// Token to send with the next request; may be empty.
+	Session       string `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1757,10 +1920,13 @@ func (x *ScanEnd) GetSession() string {
 	return ""
 }
 
+// AwaitWriteRequest asks what became of an eventual write.
 type AwaitWriteRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Receipt       string                 `protobuf:"bytes,1,opt,name=receipt,proto3" json:"receipt,omitempty"`
-	Wait          *durationpb.Duration   `protobuf:"bytes,2,opt,name=wait,proto3" json:"wait,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the write was answered; required.
+	Receipt string `protobuf:"bytes,1,opt,name=receipt,proto3" json:"receipt,omitempty"`
+	// How long to wait for a decision; 0 or unset: answer now; at most 60 seconds.
+	Wait          *durationpb.Duration `protobuf:"bytes,2,opt,name=wait,proto3" json:"wait,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1809,12 +1975,17 @@ func (x *AwaitWriteRequest) GetWait() *durationpb.Duration {
 	return nil
 }
 
+// AwaitWriteResponse is the answer to AwaitWriteRequest.
 type AwaitWriteResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Fate          Fate                   `protobuf:"varint,1,opt,name=fate,proto3,enum=capstan.v1.Fate" json:"fate,omitempty"`
-	Version       *Version               `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	Session       string                 `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`
-	ServedBy      string                 `protobuf:"bytes,4,opt,name=served_by,json=servedBy,proto3" json:"served_by,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What became of it; pending if the wait was over first.
+	Fate Fate `protobuf:"varint,1,opt,name=fate,proto3,enum=capstan.v1.Fate" json:"fate,omitempty"`
+	// The write's own version, or the one that superseded it.
+	Version *Version `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Token to send with the next request; may be empty.
+	Session string `protobuf:"bytes,3,opt,name=session,proto3" json:"session,omitempty"`
+	// Name of the node that answered.
+	ServedBy      string `protobuf:"bytes,4,opt,name=served_by,json=servedBy,proto3" json:"served_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1877,9 +2048,11 @@ func (x *AwaitWriteResponse) GetServedBy() string {
 	return ""
 }
 
+// PipelineRequest carries operations of a pipeline.
 type PipelineRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ops           []*PipelineOp          `protobuf:"bytes,1,rep,name=ops,proto3" json:"ops,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// To be run as operations of a batch are.
+	Ops           []*PipelineOp `protobuf:"bytes,1,rep,name=ops,proto3" json:"ops,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1921,11 +2094,15 @@ func (x *PipelineRequest) GetOps() []*PipelineOp {
 	return nil
 }
 
+// PipelineOp is one operation of a pipeline.
 type PipelineOp struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Op            *Operation             `protobuf:"bytes,2,opt,name=op,proto3" json:"op,omitempty"`
-	Timeout       *durationpb.Duration   `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Chosen by the client, unique among those in flight on this stream.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What to do.
+	Op *Operation `protobuf:"bytes,2,opt,name=op,proto3" json:"op,omitempty"`
+	// Deadline from its arrival; unset: 5 seconds.
+	Timeout       *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1981,9 +2158,11 @@ func (x *PipelineOp) GetTimeout() *durationpb.Duration {
 	return nil
 }
 
+// PipelineResponse carries results of a pipeline, in any order.
 type PipelineResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Results       []*PipelineResult      `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Each operation is answered once.
+	Results       []*PipelineResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2025,10 +2204,13 @@ func (x *PipelineResponse) GetResults() []*PipelineResult {
 	return nil
 }
 
+// PipelineResult is the answer to one PipelineOp.
 type PipelineResult struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Result        *Result                `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the operation.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Its answer.
+	Result        *Result `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2077,10 +2259,13 @@ func (x *PipelineResult) GetResult() *Result {
 	return nil
 }
 
+// ListConflictsRequest asks for writes that lost.
 type ListConflictsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Prefix        []byte                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
-	Limit         uint32                 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Keys that begin so; empty: all; at most 4 KiB.
+	Prefix []byte `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// The most conflicts to answer with; 0: all.
+	Limit         uint32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2129,9 +2314,11 @@ func (x *ListConflictsRequest) GetLimit() uint32 {
 	return 0
 }
 
+// ListConflictsResponse is a piece of the list.
 type ListConflictsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Conflicts     []*Conflict            `protobuf:"bytes,1,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In byte order of their keys, going on from the message before.
+	Conflicts     []*Conflict `protobuf:"bytes,1,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2173,18 +2360,27 @@ func (x *ListConflictsResponse) GetConflicts() []*Conflict {
 	return nil
 }
 
+// Conflict is one write that lost.
 type Conflict struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Key            []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	LosingValue    []byte                 `protobuf:"bytes,2,opt,name=losing_value,json=losingValue,proto3" json:"losing_value,omitempty"`
-	LosingVersion  *Version               `protobuf:"bytes,3,opt,name=losing_version,json=losingVersion,proto3" json:"losing_version,omitempty"`
-	WinningVersion *Version               `protobuf:"bytes,4,opt,name=winning_version,json=winningVersion,proto3" json:"winning_version,omitempty"`
-	Time           *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=time,proto3" json:"time,omitempty"`                                      // when it lost
-	LosingDelete   bool                   `protobuf:"varint,6,opt,name=losing_delete,json=losingDelete,proto3" json:"losing_delete,omitempty"` // the loser was a delete
-	Cause          ConflictCause          `protobuf:"varint,7,opt,name=cause,proto3,enum=capstan.v1.ConflictCause" json:"cause,omitempty"`
-	LosingBase     uint64                 `protobuf:"varint,8,opt,name=losing_base,json=losingBase,proto3" json:"losing_base,omitempty"` // log index that the loser's node had heard of
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// The value that lost; empty for a delete.
+	LosingValue []byte `protobuf:"bytes,2,opt,name=losing_value,json=losingValue,proto3" json:"losing_value,omitempty"`
+	// Version of the write that lost.
+	LosingVersion *Version `protobuf:"bytes,3,opt,name=losing_version,json=losingVersion,proto3" json:"losing_version,omitempty"`
+	// Version of the write that it lost to.
+	WinningVersion *Version `protobuf:"bytes,4,opt,name=winning_version,json=winningVersion,proto3" json:"winning_version,omitempty"`
+	// When it lost, by the clock of the partition's leader.
+	Time *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=time,proto3" json:"time,omitempty"`
+	// The loser was a delete.
+	LosingDelete bool `protobuf:"varint,6,opt,name=losing_delete,json=losingDelete,proto3" json:"losing_delete,omitempty"`
+	// Why it lost.
+	Cause ConflictCause `protobuf:"varint,7,opt,name=cause,proto3,enum=capstan.v1.ConflictCause" json:"cause,omitempty"`
+	// The log index that the loser's node had heard of.
+	LosingBase    uint64 `protobuf:"varint,8,opt,name=losing_base,json=losingBase,proto3" json:"losing_base,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Conflict) Reset() {

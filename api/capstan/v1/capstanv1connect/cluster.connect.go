@@ -58,10 +58,20 @@ const (
 
 // ClusterServiceClient is a client for the capstan.v1.ClusterService service.
 type ClusterServiceClient interface {
+	// GetStatus tells nodes, partitions and replicas, as this node sees them: it
+	// asks nobody and answers on the minority side of a cut too.
 	GetStatus(context.Context, *v1.GetStatusRequest) (*v1.GetStatusResponse, error)
+	// LocateKey tells where a key lives and how this node would serve it now.
+	// The key need not exist.
 	LocateKey(context.Context, *v1.LocateKeyRequest) (*v1.LocateKeyResponse, error)
+	// DrainNode begins to move everything off a node and returns once that is
+	// decided; GetStatus shows how far it is. Draining a node twice is no error.
 	DrainNode(context.Context, *v1.DrainNodeRequest) (*v1.DrainNodeResponse, error)
+	// RemoveNode takes a node out of the cluster for good. It refuses a node
+	// that still holds what would be lost.
 	RemoveNode(context.Context, *v1.RemoveNodeRequest) (*v1.RemoveNodeResponse, error)
+	// TransferLeadership hands a partition's leadership to another of its voters
+	// and returns once that one leads.
 	TransferLeadership(context.Context, *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error)
 }
 
@@ -167,10 +177,20 @@ func (c *clusterServiceClient) TransferLeadership(ctx context.Context, req *v1.T
 
 // ClusterServiceHandler is an implementation of the capstan.v1.ClusterService service.
 type ClusterServiceHandler interface {
+	// GetStatus tells nodes, partitions and replicas, as this node sees them: it
+	// asks nobody and answers on the minority side of a cut too.
 	GetStatus(context.Context, *v1.GetStatusRequest) (*v1.GetStatusResponse, error)
+	// LocateKey tells where a key lives and how this node would serve it now.
+	// The key need not exist.
 	LocateKey(context.Context, *v1.LocateKeyRequest) (*v1.LocateKeyResponse, error)
+	// DrainNode begins to move everything off a node and returns once that is
+	// decided; GetStatus shows how far it is. Draining a node twice is no error.
 	DrainNode(context.Context, *v1.DrainNodeRequest) (*v1.DrainNodeResponse, error)
+	// RemoveNode takes a node out of the cluster for good. It refuses a node
+	// that still holds what would be lost.
 	RemoveNode(context.Context, *v1.RemoveNodeRequest) (*v1.RemoveNodeResponse, error)
+	// TransferLeadership hands a partition's leadership to another of its voters
+	// and returns once that one leads.
 	TransferLeadership(context.Context, *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error)
 }
 
@@ -256,7 +276,10 @@ func (UnimplementedClusterServiceHandler) TransferLeadership(context.Context, *v
 
 // ChaosServiceClient is a client for the capstan.v1.ChaosService service.
 type ChaosServiceClient interface {
+	// SetCut makes this node stop talking to the nodes named, and to those alone.
+	// Clients still reach it.
 	SetCut(context.Context, *v1.SetCutRequest) (*v1.SetCutResponse, error)
+	// GetCut tells whom this node does not talk to.
 	GetCut(context.Context, *v1.GetCutRequest) (*v1.GetCutResponse, error)
 }
 
@@ -313,7 +336,10 @@ func (c *chaosServiceClient) GetCut(ctx context.Context, req *v1.GetCutRequest) 
 
 // ChaosServiceHandler is an implementation of the capstan.v1.ChaosService service.
 type ChaosServiceHandler interface {
+	// SetCut makes this node stop talking to the nodes named, and to those alone.
+	// Clients still reach it.
 	SetCut(context.Context, *v1.SetCutRequest) (*v1.SetCutResponse, error)
+	// GetCut tells whom this node does not talk to.
 	GetCut(context.Context, *v1.GetCutRequest) (*v1.GetCutResponse, error)
 }
 

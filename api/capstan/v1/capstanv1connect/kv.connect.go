@@ -53,13 +53,30 @@ const (
 
 // KVServiceClient is a client for the capstan.v1.KVService service.
 type KVServiceClient interface {
+	// Get reads one key. An absent key is no error: found is false.
 	Get(context.Context, *v1.GetRequest) (*v1.GetResponse, error)
+	// Put writes one key. It is not idempotent: after an error whose outcome is
+	// unknown, a retry may write a second time, over what others wrote between.
 	Put(context.Context, *v1.PutRequest) (*v1.PutResponse, error)
+	// Delete removes one key; removing an absent one is no error. Like Put, it
+	// must not be retried unasked.
 	Delete(context.Context, *v1.DeleteRequest) (*v1.DeleteResponse, error)
+	// Batch runs up to 1,024 operations. It is not atomic: operations on one key run
+	// in the order given, those on different keys in any, and one that fails
+	// is an error in its own result while the others go on.
 	Batch(context.Context, *v1.BatchRequest) (*v1.BatchResponse, error)
+	// Scan reads a range of keys in byte order. The last message carries end;
+	// a scan that stopped without it is incomplete. A partition that can not be
+	// read fails the scan: it never leaves keys out.
 	Scan(context.Context, *v1.ScanRequest) (*connect.ServerStreamForClient[v1.ScanResponse], error)
+	// AwaitWrite tells what became of an eventual write. Its deadline, if the
+	// client gives none, is the wait asked for and 5 seconds.
 	AwaitWrite(context.Context, *v1.AwaitWriteRequest) (*v1.AwaitWriteResponse, error)
+	// Pipeline runs operations as they come and answers each as it is ready,
+	// many in a message. HTTP/2 only.
 	Pipeline(context.Context) (*connect.BidiStreamForClientSimple[v1.PipelineRequest, v1.PipelineResponse], error)
+	// ListConflicts lists writes that lost to another and were kept for a look,
+	// in byte order of their keys. The list is bounded by size and age.
 	ListConflicts(context.Context, *v1.ListConflictsRequest) (*connect.ServerStreamForClient[v1.ListConflictsResponse], error)
 }
 
@@ -200,13 +217,30 @@ func (c *kVServiceClient) ListConflicts(ctx context.Context, req *v1.ListConflic
 
 // KVServiceHandler is an implementation of the capstan.v1.KVService service.
 type KVServiceHandler interface {
+	// Get reads one key. An absent key is no error: found is false.
 	Get(context.Context, *v1.GetRequest) (*v1.GetResponse, error)
+	// Put writes one key. It is not idempotent: after an error whose outcome is
+	// unknown, a retry may write a second time, over what others wrote between.
 	Put(context.Context, *v1.PutRequest) (*v1.PutResponse, error)
+	// Delete removes one key; removing an absent one is no error. Like Put, it
+	// must not be retried unasked.
 	Delete(context.Context, *v1.DeleteRequest) (*v1.DeleteResponse, error)
+	// Batch runs up to 1,024 operations. It is not atomic: operations on one key run
+	// in the order given, those on different keys in any, and one that fails
+	// is an error in its own result while the others go on.
 	Batch(context.Context, *v1.BatchRequest) (*v1.BatchResponse, error)
+	// Scan reads a range of keys in byte order. The last message carries end;
+	// a scan that stopped without it is incomplete. A partition that can not be
+	// read fails the scan: it never leaves keys out.
 	Scan(context.Context, *v1.ScanRequest, *connect.ServerStream[v1.ScanResponse]) error
+	// AwaitWrite tells what became of an eventual write. Its deadline, if the
+	// client gives none, is the wait asked for and 5 seconds.
 	AwaitWrite(context.Context, *v1.AwaitWriteRequest) (*v1.AwaitWriteResponse, error)
+	// Pipeline runs operations as they come and answers each as it is ready,
+	// many in a message. HTTP/2 only.
 	Pipeline(context.Context, *connect.BidiStream[v1.PipelineRequest, v1.PipelineResponse]) error
+	// ListConflicts lists writes that lost to another and were kept for a look,
+	// in byte order of their keys. The list is bounded by size and age.
 	ListConflicts(context.Context, *v1.ListConflictsRequest, *connect.ServerStream[v1.ListConflictsResponse]) error
 }
 
