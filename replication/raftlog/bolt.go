@@ -84,6 +84,9 @@ func syncDir(path string) error {
 // the entry is made at once, or when the file is opened again.
 type boltDisk struct {
 	bolt *raftboltdb.BoltStore
+	// written is called behind each transaction, where a test cuts the power;
+	// nil otherwise.
+	written func()
 
 	write sync.Mutex // orders the writers
 
@@ -225,6 +228,7 @@ func (d *boltDisk) Append(logs []*raft.Log) error {
 	if err := d.bolt.StoreLogs(logs); err != nil {
 		return err
 	}
+	d.afterWrite()
 	d.setBounds(first, to)
 	return nil
 }
@@ -235,6 +239,7 @@ func (d *boltDisk) delete(from, to uint64) error {
 	if err := d.bolt.DeleteRange(from, to); err != nil {
 		return err
 	}
+	d.afterWrite()
 	switch {
 	case from == first && to == last:
 		d.setBounds(0, 0)
@@ -272,7 +277,17 @@ func (d *boltDisk) Value(name string) ([]byte, error) {
 
 func (d *boltDisk) SetValue(name string, value []byte) error {
 	defer d.begin()()
-	return d.bolt.Set([]byte(name), value)
+	if err := d.bolt.Set([]byte(name), value); err != nil {
+		return err
+	}
+	d.afterWrite()
+	return nil
+}
+
+func (d *boltDisk) afterWrite() {
+	if d.written != nil {
+		d.written()
+	}
 }
 
 func (d *boltDisk) Bootstrap(entry *raft.Log) error {
