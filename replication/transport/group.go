@@ -223,7 +223,7 @@ func (g *GroupTransport) request(id raft.ServerID, kind rpcKind, c class, encode
 	}
 	o := g.outgoing(l, to, kind, c)
 	o.payload = encode(o.payload)
-	r := replyPool.Get().(*reply)
+	r := l.t.replies.Get().(*reply)
 	body, err := l.await(o, r, g.closed, timer.C)
 	if err != nil {
 		return err
@@ -236,29 +236,29 @@ func (l *link) await(o *outgoing, r *reply, closed <-chan struct{}, timeout <-ch
 	id := o.id
 	if err := l.expect(id, r); err != nil {
 		o.free()
-		replyPool.Put(r)
+		l.t.replies.Put(r)
 		return nil, err
 	}
 	if err := l.send(o, closed); err != nil {
 		if l.forget(id) {
-			replyPool.Put(r)
+			l.t.replies.Put(r)
 			return nil, err
 		}
 		<-r.ch
-		_, _ = r.result()
+		_, _ = l.result(r)
 		return nil, err
 	}
 	select {
 	case <-r.ch:
-		return r.result()
+		return l.result(r)
 	case <-closed:
 	case <-timeout:
 	}
 	if !l.forget(id) {
 		<-r.ch
-		return r.result()
+		return l.result(r)
 	}
-	replyPool.Put(r)
+	l.t.replies.Put(r)
 	return nil, fmt.Errorf("%w: given up after at most %v", ErrLost, RaftTimeout)
 }
 

@@ -47,10 +47,10 @@ func (g *GroupTransport) heartbeat(id raft.ServerID, args *raft.AppendEntriesReq
 	if err != nil {
 		return err
 	}
-	r := replyPool.Get().(*reply)
+	r := l.t.replies.Get().(*reply)
 	beat := l.nextID.Add(1)
 	if err := l.expect(beat, r); err != nil {
-		replyPool.Put(r)
+		l.t.replies.Put(r)
 		return err
 	}
 	var record [beatSize]byte
@@ -68,18 +68,18 @@ func (g *GroupTransport) heartbeat(id raft.ServerID, args *raft.AppendEntriesReq
 	case <-r.ch:
 	case <-timer.C:
 		if l.forget(beat) {
-			replyPool.Put(r)
+			l.t.replies.Put(r)
 			return fmt.Errorf("%w: given up after %v", ErrLost, RaftTimeout)
 		}
 		<-r.ch
 	case <-g.closed:
 		if l.forget(beat) {
-			replyPool.Put(r)
+			l.t.replies.Put(r)
 			return ErrClosed
 		}
 		<-r.ch
 	}
-	body, err := r.result()
+	body, err := l.result(r)
 	if err != nil {
 		return err
 	}

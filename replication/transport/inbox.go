@@ -2,16 +2,13 @@ package transport
 
 import (
 	"fmt"
-	"sync"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/capstan-kv/capstan/storage"
 )
 
-// answerChannels are what main loops answer to; one goes back after its one
-// answer was taken.
-var answerChannels = sync.Pool{New: func() any { return make(chan raft.RPCResponse, 1) }}
+func newAnswerChannel() any { return make(chan raft.RPCResponse, 1) }
 
 // lookup finds the addressed replica. A sender generation older than one that
 // was heard before belongs to a replica that is no more.
@@ -67,11 +64,11 @@ func (g *GroupTransport) deliver(command any, u unanswered) bool {
 		u.link.peer.count.queueDrops.Add(1)
 		return false
 	}
-	u.ch = answerChannels.Get().(chan raft.RPCResponse)
+	u.ch = g.t.answers.Get().(chan raft.RPCResponse)
 	select {
 	case g.inbox <- raft.RPC{Command: command, RespChan: u.ch}:
 	default:
-		answerChannels.Put(u.ch)
+		g.t.answers.Put(u.ch)
 		u.link.peer.count.queueDrops.Add(1)
 		return false
 	}
@@ -93,7 +90,7 @@ func (g *GroupTransport) answerLoop() {
 		}
 		select {
 		case r := <-u.ch:
-			answerChannels.Put(u.ch)
+			g.t.answers.Put(u.ch)
 			g.bytes.Add(-int64(u.bytes))
 			g.answerOne(u, r)
 		case <-g.closed:

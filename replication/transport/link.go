@@ -50,7 +50,7 @@ type reply struct {
 	err  error
 }
 
-var replyPool = sync.Pool{New: func() any { return &reply{ch: make(chan struct{}, 1)} }}
+func newReply() any { return &reply{ch: make(chan struct{}, 1)} }
 
 func (r *reply) answer(code uint8, body []byte, err error) {
 	r.code, r.body, r.err = code, body, err
@@ -58,13 +58,13 @@ func (r *reply) answer(code uint8, body []byte, err error) {
 }
 
 // result takes the answer and gives r back to the pool.
-func (r *reply) result() (body []byte, err error) {
+func (l *link) result(r *reply) (body []byte, err error) {
 	body, err = r.body, r.err
 	if err == nil {
 		err = answerError(r.code, r.body)
 	}
 	r.body, r.err = nil, nil
-	replyPool.Put(r)
+	l.t.replies.Put(r)
 	return body, err
 }
 
@@ -289,30 +289,30 @@ func (l *link) answered(id uint64, code uint8, body []byte) {
 
 // roundTrip sends a request and waits for its answer, at most until done.
 func (l *link) roundTrip(o *outgoing, done <-chan struct{}) ([]byte, error) {
-	id, r := o.id, replyPool.Get().(*reply)
+	id, r := o.id, l.t.replies.Get().(*reply)
 	if err := l.expect(id, r); err != nil {
 		o.free()
-		replyPool.Put(r)
+		l.t.replies.Put(r)
 		return nil, err
 	}
 	if err := l.send(o, done); err != nil {
 		if l.forget(id) {
-			replyPool.Put(r)
+			l.t.replies.Put(r)
 			return nil, err
 		}
 		<-r.ch
-		_, _ = r.result()
+		_, _ = l.result(r)
 		return nil, err
 	}
 	select {
 	case <-r.ch:
-		return r.result()
+		return l.result(r)
 	case <-done:
 		if !l.forget(id) {
 			<-r.ch
-			return r.result()
+			return l.result(r)
 		}
-		replyPool.Put(r)
+		l.t.replies.Put(r)
 		return nil, errGivenUp
 	}
 }

@@ -27,6 +27,11 @@ type Transport struct {
 	shaking    atomic.Int64 // incoming handshakes
 	installing atomic.Int64 // incoming snapshots
 
+	// Pools of this transport alone, because they hold channels, which must
+	// not travel from one synctest bubble to another.
+	replies sync.Pool // *reply
+	answers sync.Pool // chan raft.RPCResponse with room for one
+
 	mu     sync.RWMutex
 	closed bool
 	peers  map[partition.NodeID]*peer
@@ -63,6 +68,8 @@ func New(cfg Config) (*Transport, error) {
 		groups:  map[storage.Replica]*GroupTransport{},
 		newest:  map[origin]uint32{},
 	}
+	t.replies.New = newReply
+	t.answers.New = newAnswerChannel
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	if cfg.Listener != nil {
 		t.spawn(t.acceptLoop)
