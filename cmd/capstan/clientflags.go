@@ -20,6 +20,7 @@ const endpointsVariable = "CAPSTAN_ENDPOINTS"
 
 // clientFlags are those of every command that talks to a cluster.
 type clientFlags struct {
+	p         *program
 	endpoints []string
 	via       string
 	timeout   time.Duration
@@ -27,6 +28,7 @@ type clientFlags struct {
 }
 
 func (f *clientFlags) add(p *program, cmd *cobra.Command) {
+	f.p = p
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.endpoints, "endpoints", []string{client.DefaultEndpoint}, "nodes to ask, comma-separated (env "+endpointsVariable+")")
 	flags.StringVar(&f.via, "via", "", "ask this `node` alone, by name or URL: no routing, no failover")
@@ -199,5 +201,7 @@ func (f *clientFlags) with(ctx context.Context, use func(context.Context, *clien
 		return err
 	}
 	defer c.Close()
+	f.p.waiting = startWaiting(f.p.stderr)
+	defer f.p.waiting.stop()
 	return use(ctx, c)
 }

@@ -191,18 +191,13 @@ consistency what would read and write it, or why that is refused.`,
 				return err
 			}
 			return f.with(cmd.Context(), func(ctx context.Context, c *client.Client) error {
-				// The same node answers both questions.
+				// The first endpoint that answers is asked both times, so it
+				// is one node's view.
 				status, err := c.Status(ctx)
 				if err != nil {
 					return err
 				}
-				via := f.via
-				for _, n := range status.GetNodes() {
-					if via == "" && n.GetName() == status.GetServedBy() {
-						via = n.GetApiAddress()
-					}
-				}
-				located, err := c.Locate(ctx, key, client.Via(via))
+				located, err := c.Locate(ctx, key)
 				if err != nil {
 					return err
 				}

@@ -72,13 +72,13 @@ func (p *program) printGet(f *dataFlags, key []byte, r *client.GetResult) error 
 			return err
 		}
 		if f.verbose && !terminal(p.stdout) && terminal(p.stderr) {
-			fmt.Fprintln(p.stderr)
+			p.note("")
 		}
 	} else {
-		fmt.Fprintf(p.stderr, "not found: %s\n", visible(key))
+		p.note("not found: %s", visible(key))
 	}
 	if f.verbose {
-		fmt.Fprintln(p.stderr, freshness(r.Freshness, r.Version))
+		p.note("%s", freshness(r.Freshness, r.Version))
 	}
 	if !r.Found {
 		return &exitError{status: exitNo}
@@ -336,10 +336,10 @@ func (p *program) printScan(ctx context.Context, c *client.Client, f *dataFlags,
 			return err
 		}
 		if !p.json && end.GetMore() {
-			fmt.Fprintln(p.stderr, "there is more: --limit was reached")
+			p.note("there is more: --limit was reached")
 		}
 		if f.verbose {
-			fmt.Fprintln(p.stderr, freshness(client.FreshnessOf(end.GetFreshness()), client.Version{}))
+			p.note("%s", freshness(client.FreshnessOf(end.GetFreshness()), client.Version{}))
 		}
 	}
 	return nil

@@ -18,6 +18,7 @@ type family struct {
 	life     *os.File    // the writing end
 	exits    chan *child // room for all of them
 	gone     int         // exits received
+	grace    time.Duration
 }
 
 type child struct {
@@ -40,7 +41,7 @@ func startFamily(s demoSettings, nodes []demoNode) (*family, error) {
 		return nil, failuref("%w", err)
 	}
 	defer reader.Close()
-	f := &family{life: writer, exits: make(chan *child, len(nodes))}
+	f := &family{life: writer, exits: make(chan *child, len(nodes)), grace: stopTimeout}
 	for _, n := range nodes {
 		c, err := startChild(exe, reader, s, n, nodes)
 		if err != nil {
@@ -108,7 +109,7 @@ func childEnvironment(env []string) []string {
 // is killed.
 func (f *family) stop() error {
 	f.life.Close()
-	timeout := time.NewTimer(stopTimeout)
+	timeout := time.NewTimer(f.grace)
 	defer timeout.Stop()
 	var late []string
 	for f.gone < len(f.children) {
@@ -124,7 +125,7 @@ func (f *family) stop() error {
 		}
 	}
 	if len(late) > 0 {
-		return failuref("killed, not stopped within %s: %s", stopTimeout, strings.Join(late, " "))
+		return failuref("killed, not stopped within %s: %s", f.grace, strings.Join(late, " "))
 	}
 	return nil
 }

@@ -47,10 +47,17 @@ func (p *program) printf(format string, args ...any) error {
 // write reports what a full disk or a closed pipe does to the output: the
 // operation itself is done.
 func (p *program) write(b []byte) error {
+	p.waiting.stop()
 	if _, err := p.stdout.Write(b); err != nil {
 		return failuref("done, but it cannot be printed: %w", err)
 	}
 	return nil
+}
+
+// note tells something beside the answer.
+func (p *program) note(format string, args ...any) {
+	p.waiting.stop()
+	fmt.Fprintf(p.stderr, format+"\n", args...)
 }
 
 // visible is a key or value as it is if a terminal shows it faithfully, else in

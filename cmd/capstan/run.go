@@ -16,6 +16,7 @@ type program struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	json           bool // errors are printed as JSON too
+	waiting        *waiting
 }
 
 // run is the whole program: it returns the exit status.

@@ -32,9 +32,6 @@ type opener func(context.Context, node.Config) (server, error)
 // orphanGrace is how long a child whose parent is gone may take to stop.
 const orphanGrace = 8 * time.Second
 
-// orphanSign is how long the pipe may lag behind the signal.
-const orphanSign = 200 * time.Millisecond
-
 // errOrphan ends a child whose parent is gone.
 var errOrphan = errors.New("the parent process has ended")
 
@@ -112,10 +109,8 @@ func (p *program) serve(ctx context.Context, s *serveSettings) error {
 // is gone, however it went.
 func (s *serveSettings) watchParent(cancel context.CancelCauseFunc) {
 	pipe := os.NewFile(uintptr(s.exitWithFD), "parent")
-	s.orphaned = make(chan struct{})
 	go func() {
 		_, _ = io.Copy(io.Discard, pipe)
-		close(s.orphaned)
 		cancel(errOrphan)
 		time.AfterFunc(orphanGrace, func() {
 			fmt.Fprintln(os.Stderr, "not stopped in time after the parent ended")
@@ -125,16 +120,10 @@ func (s *serveSettings) watchParent(cancel context.CancelCauseFunc) {
 	}()
 }
 
-// forget deletes the data of a temporary node whose parent has ended. The
-// signal that tells of a parent's death may come a moment before the pipe does.
+// forget deletes the data of a temporary node whose parent has ended.
 func (s *serveSettings) forget(ctx context.Context) {
-	if s.exitWithFD < 0 || ctx.Err() == nil {
-		return
-	}
-	select {
-	case <-s.orphaned:
+	if errors.Is(context.Cause(ctx), errOrphan) {
 		s.removeData()
-	case <-time.After(orphanSign):
 	}
 }
 

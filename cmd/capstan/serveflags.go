@@ -24,7 +24,6 @@ type serveSettings struct {
 	// Of children of a demo only.
 	exitWithFD int
 	ephemeral  bool
-	orphaned   chan struct{} // closed when the pipe of exitWithFD is
 }
 
 func (s *serveSettings) add(flags *pflag.FlagSet) {
