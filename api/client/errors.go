@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -126,21 +125,12 @@ func errorOf(c call, err error) *Error {
 	}
 	e.Message, e.Try = splitTry(e.Message)
 	e.unsent = dialFailed(err)
-	if way := new(url.Error); errors.As(err, &way) {
-		e.Message = "cannot talk to " + endpointOf(way.URL) + ": " + way.Err.Error()
-	}
 	if !c.write || e.unsent {
 		e.Outcome = capstanv1.Outcome_OUTCOME_NOT_APPLIED
 	} else if e.Outcome != capstanv1.Outcome_OUTCOME_NOT_APPLIED {
 		e.Outcome = capstanv1.Outcome_OUTCOME_UNKNOWN
 	}
 	return e
-}
-
-// endpointOf is the URL of a call without the name of the procedure.
-func endpointOf(callURL string) string {
-	base, _, _ := strings.Cut(callURL, "/capstan.v1.")
-	return base
 }
 
 func (e *Error) fill(info *capstanv1.ErrorInfo) {

@@ -52,7 +52,7 @@ type Freshness struct {
 	Known     bool
 }
 
-func freshnessOf(m *capstanv1.Freshness) Freshness {
+func FreshnessOf(m *capstanv1.Freshness) Freshness {
 	return Freshness{
 		ServedBy:  m.GetServedBy(),
 		Tentative: m.GetTentative(),
@@ -79,7 +79,7 @@ func (r *GetResult) Message() *capstanv1.GetResponse { return r.message }
 func getResult(m *capstanv1.GetResponse) *GetResult {
 	return &GetResult{
 		Found: m.GetFound(), Value: m.GetValue(), Version: versionOf(m.GetVersion()),
-		Freshness: freshnessOf(m.GetFreshness()), Session: m.GetSession(), message: m,
+		Freshness: FreshnessOf(m.GetFreshness()), Session: m.GetSession(), message: m,
 	}
 }
 

@@ -147,6 +147,9 @@ func invoke[T any](ctx context.Context, c *Client, what call, s settings, send f
 		if e.Code == connect.CodeCanceled && e.Info == nil && ctx.Err() == nil {
 			e.Code = connect.CodeUnavailable // it was the connection that ended
 		}
+		if e.Info == nil {
+			e.Message = n.base + ": " + e.Message // the way there, or what stands in the way
+		}
 		n.note(e)
 		if !what.via {
 			c.refreshSoon()

@@ -1,0 +1,11 @@
+// Command capstan is the server, its client on the command line, a cluster to
+// try things on, and a load generator.
+//
+// This package owns flags, signals, printing and exit codes, and nothing else:
+// run takes all that a process has (arguments, streams, a context that ends
+// with the first signal) and returns the exit status, so that a test can be the
+// shell. What a server is, it is told: an opener.
+//
+// Exit status: 0 done; 1 no (not found, condition failed); 2 usage or invalid
+// argument; 3 failed, not applied; 4 outcome unknown.
+package main

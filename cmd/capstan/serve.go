@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/capstan-kv/capstan/node"
+)
+
+// server is a running node.
+type server interface {
+	// Addr tells where it listens.
+	Addr() (api, peer, gossip string)
+	// Done ends when the node has stopped by itself; Err then says why.
+	Done() <-chan struct{}
+	Err() error
+	// Close hands leadership away and stops.
+	Close() error
+}
+
+// opener starts a node.
+type opener func(context.Context, node.Config) (server, error)
+
+// orphanGrace is how long a child whose parent is gone may take to stop.
+const orphanGrace = 8 * time.Second
+
+// errOrphan ends a child whose parent is gone.
+var errOrphan = errors.New("the parent process has ended")
+
+func (p *program) serveCommand() *cobra.Command {
+	var s serveSettings
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "run a node",
+		Long: `Runs a node until SIGINT or SIGTERM, which hand leadership away first; a second
+signal ends it at once.
+
+Each flag may also be given as CAPSTAN_<FLAG> (CAPSTAN_DATA_DIR) or, under its
+own name, in a YAML file named by --config. The flag wins over the variable, the
+variable over the file.`,
+		Example: `  capstan serve --name n1 --data-dir /var/lib/capstan-kv     # a cluster of one
+  capstan serve --name n1 --data-dir d1 --bootstrap-expect 3 \
+      --listen 10.0.0.1:7820 --listen-peer 10.0.0.1:7821 --listen-gossip 10.0.0.1:7822 \
+      --join 10.0.0.1,10.0.0.2,10.0.0.3 --insecure
+  capstan serve --config /etc/capstan-kv/n1.yaml`,
+		Args: arguments(),
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
+			return fillFlags(cmd.Flags(), os.LookupEnv, os.ReadFile)
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := s.check(cmd.Flags()); err != nil {
+				return err
+			}
+			return p.serve(cmd.Context(), &s)
+		},
+	}
+	s.add(cmd.Flags())
+	return cmd
+}
+
+func (p *program) serve(ctx context.Context, s *serveSettings) error {
+	if p.open == nil {
+		return failuref("this binary was built without a server")
+	}
+	logger := slog.New(s.handler(p.stderr))
+	s.config.Logger = logger
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if s.exitWithFD >= 0 {
+		s.watchParent(cancel)
+	}
+	running, err := p.open(ctx, s.config)
+	if err != nil {
+		if ctx.Err() != nil {
+			s.forget(ctx)
+			return nil // stopped while it started
+		}
+		return failuref("%w", err)
+	}
+	api, peer, gossip := running.Addr()
+	logger.Info("serving", "name", s.config.Name, "api", api, "peer", peer, "gossip", gossip)
+	select {
+	case <-ctx.Done():
+		logger.Info("stopping", "cause", context.Cause(ctx))
+		err = running.Close()
+	case <-running.Done():
+		err = errors.Join(running.Err(), running.Close())
+		if err == nil {
+			err = errors.New("the node stopped by itself")
+		}
+	}
+	s.forget(ctx)
+	if err != nil {
+		return failuref("%w", err)
+	}
+	logger.Info("stopped")
+	return nil
+}
+
+// watchParent ends a child when the pipe that it inherited closes: the parent
+// is gone, however it went.
+func (s *serveSettings) watchParent(cancel context.CancelCauseFunc) {
+	pipe := os.NewFile(uintptr(s.exitWithFD), "parent")
+	go func() {
+		_, _ = io.Copy(io.Discard, pipe)
+		cancel(errOrphan)
+		time.AfterFunc(orphanGrace, func() {
+			fmt.Fprintln(os.Stderr, "not stopped in time after the parent ended")
+			s.removeData()
+			os.Exit(exitFailed)
+		})
+	}()
+}
+
+// forget deletes the data of a temporary node whose parent has ended.
+func (s *serveSettings) forget(ctx context.Context) {
+	if errors.Is(context.Cause(ctx), errOrphan) {
+		s.removeData()
+	}
+}
+
+// removeData leaves nothing of a temporary node: its data, its log, and the
+// directory of all of them if this one was the last.
+func (s *serveSettings) removeData() {
+	if !s.ephemeral {
+		return
+	}
+	_ = os.RemoveAll(s.config.DataDir)
+	_ = os.Remove(s.config.DataDir + ".log")
+	_ = os.Remove(filepath.Dir(s.config.DataDir)) // refused unless it is empty
+}
