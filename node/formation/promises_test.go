@@ -3,6 +3,7 @@ package formation
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 // the promises.
 type machine struct {
 	name     string
-	lives    int // disks it has had
+	ids      []partition.NodeID // of all its disks, the last its own
 	id       partition.NodeID
 	cluster  string
 	promises *Promises
@@ -23,9 +24,10 @@ type machine struct {
 
 func (m *machine) start(expect int) { m.promises = NewPromises(m.id, expect, m.cluster) }
 
-func (m *machine) emptyDisk(expect int) {
-	m.lives++
-	m.id = partition.NodeID(fmt.Sprintf("%s-%04d", m.name, m.lives))
+// emptyDisk gives it a new id, of any rank among the others'.
+func (m *machine) emptyDisk(expect, rank int) {
+	m.id = partition.NodeID(fmt.Sprintf("r%d-%d-%s", rank, len(m.ids), m.name))
+	m.ids = append(m.ids, m.id)
 	m.cluster = ""
 	m.start(expect)
 }
@@ -38,13 +40,12 @@ func TestNeverTwoFoundations(t *testing.T) {
 	foundations, schedules := 0, 0
 	rapid.Check(t, func(rt *rapid.T) {
 		schedules++
-		n := rapid.IntRange(1, 4).Draw(rt, "n")
+		n := rapid.IntRange(2, 4).Draw(rt, "n")
 		machines := make([]*machine, n)
-		ids := []partition.NodeID{} // every id that ever was: a stale view may hold it
+		rank := func() int { return rapid.IntRange(0, 9).Draw(rt, "rank") }
 		for i := range machines {
 			machines[i] = &machine{name: fmt.Sprintf("n%d", i)}
-			machines[i].emptyDisk(n)
-			ids = append(ids, machines[i].id)
+			machines[i].emptyDisk(n, rank())
 		}
 		now := time.Unix(0, 0)
 		formations := 0
@@ -79,11 +80,11 @@ func TestNeverTwoFoundations(t *testing.T) {
 			// has or had; Decide never counts a machine's name twice.
 			view := View{Self: Member{ID: m.id, Name: m.name, Alive: true, Expect: n}, Settled: true}
 			for _, o := range machines {
-				life := o.lives
-				if o != m && life > 1 && rapid.Bool().Draw(rt, "stale") {
-					life = rapid.IntRange(1, life).Draw(rt, "life")
+				id := o.id
+				if o != m && len(o.ids) > 1 {
+					id = rapid.SampledFrom(o.ids).Draw(rt, "stale")
 				}
-				view.Members = append(view.Members, Member{ID: partition.NodeID(fmt.Sprintf("%s-%04d", o.name, life)), Name: o.name, Alive: true, Expect: n})
+				view.Members = append(view.Members, Member{ID: id, Name: o.name, Alive: true, Expect: n})
 			}
 			action := Decide(view)
 			if action.Kind != Seek {
@@ -105,7 +106,7 @@ func TestNeverTwoFoundations(t *testing.T) {
 				requests = slices.Delete(requests, i, i+1)
 			}
 			// It may reach the machine under its present id: addresses outlive disks.
-			m := machines[slices.IndexFunc(machines, func(m *machine) bool { return string(r.To[:2]) == m.name })]
+			m := machines[slices.IndexFunc(machines, func(m *machine) bool { return strings.HasSuffix(string(r.To), m.name) })]
 			replies = append(replies, struct {
 				to partition.NodeID
 				PromiseReply
@@ -151,8 +152,16 @@ func TestNeverTwoFoundations(t *testing.T) {
 				}
 			},
 			"restart": func(*rapid.T) { pick().start(n) },
-			"empty":   func(*rapid.T) { m := pick(); m.emptyDisk(n); ids = append(ids, m.id) },
-			"lapse":   func(*rapid.T) { now = now.Add(PromiseLifetime) },
+			"empty":   func(*rapid.T) { pick().emptyDisk(n, rank()) },
+			"deliver all": func(*rapid.T) {
+				for i := 0; i < 10 && len(requests) > 0; i++ {
+					deliverRequest(nil)
+				}
+				for i := 0; i < 10 && len(replies) > 0; i++ {
+					deliverReply(nil)
+				}
+			},
+			"lapse": func(*rapid.T) { now = now.Add(PromiseLifetime) },
 		})
 	})
 	t.Logf("%d foundations in %d schedules", foundations, schedules)
