@@ -213,3 +213,23 @@ func TestDecide(t *testing.T) {
 		})
 	}
 }
+
+// TestAnAnswerToAnEarlierAttemptDoesNotCount is the second rule alone: random
+// schedules hardly meet it, since the order of ids guards the same door.
+func TestAnAnswerToAnEarlierAttemptDoesNotCount(t *testing.T) {
+	set := []partition.NodeID{"a", "b"}
+	now := time.Unix(0, 0)
+	a, b := NewPromises("a", 2, ""), NewPromises("b", 2, "")
+	first, err := a.Begin(now, set, "c-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := b.OnAsk(now, first[0])
+	a.Abandon()
+	if _, err := a.Begin(now, set, "c-2"); err != nil {
+		t.Fatal(err)
+	}
+	if a.OnReply(late); !late.Granted || a.Complete() {
+		t.Fatalf("granted %v, complete %v", late.Granted, a.Complete())
+	}
+}
