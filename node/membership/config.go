@@ -65,6 +65,9 @@ type Config struct {
 	// may be slow; what it cannot keep up with is dropped and counted. Default:
 	// nobody.
 	Events func(Event)
+
+	// forget stands in for forgetAfter in tests of what comes after it.
+	forget time.Duration
 }
 
 var nodeIDPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
@@ -83,6 +86,9 @@ func (c *Config) defaults() error {
 	}
 	if c.Events == nil {
 		c.Events = func(Event) {}
+	}
+	if c.forget == 0 {
+		c.forget = forgetAfter
 	}
 	switch {
 	case !nodeIDPattern.MatchString(string(c.NodeID)):

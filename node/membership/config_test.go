@@ -79,6 +79,7 @@ func TestTheMachinesOwnNetwork(t *testing.T) {
 		}
 		select {
 		case <-first.Changes():
+		case <-second.Changes():
 		case <-deadline:
 			t.Fatalf("%+v", members)
 		}

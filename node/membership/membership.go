@@ -120,7 +120,7 @@ func (m *Membership) serfConfig(serfEvents chan<- serf.Event) *serf.Config {
 	c.EnableNameConflictResolution = false
 	c.DisableCoordinates = true
 	c.ReconnectInterval = reconnectInterval
-	c.ReconnectTimeout = forgetAfter
+	c.ReconnectTimeout = m.config.forget
 	c.TombstoneTimeout = forgetLeftAfter
 	c.BroadcastTimeout = broadcastTimeout
 	c.Merge = m
