@@ -222,11 +222,18 @@ func TestAReplicaMoves(t *testing.T) {
 	}
 }
 
-func drawCommand(t *rapid.T) control.Command {
+// drawCommand is any command, often one that fits the state.
+func drawCommand(t *rapid.T, s *control.State) control.Command {
 	ids := []partition.NodeID{"n1-aaaa", "n1-bbbb", "n2-cccc", "n3-dddd", "n3-eeee"}
 	id := rapid.SampledFrom(ids).Draw(t, "node")
 	p := partition.ID(rapid.IntRange(0, 2).Draw(t, "partition"))
 	generation := rapid.Uint32Range(0, 6).Draw(t, "generation")
+	if int(p) < len(s.Partitions) && rapid.IntRange(0, 3).Draw(t, "fits") > 0 {
+		generation = s.Partitions[p].NextGeneration
+		if r, ok := s.Replica(p, id); ok {
+			generation = r.Generation
+		}
+	}
 	switch rapid.IntRange(0, 9).Draw(t, "command") {
 	case 0:
 		return found(2, 2, 0)
@@ -259,10 +266,15 @@ func drawCommand(t *rapid.T) control.Command {
 func TestApplyProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s, _ := control.Apply(&control.State{}, found(2, 2, 0))
+		if rapid.Bool().Draw(t, "placed") {
+			s, _ = control.Apply(s, register(node("n1-aaaa")))
+			s, _ = control.Apply(s, register(node("n2-cccc")))
+			s, _ = control.Apply(s, place(partition.ReplicaSet{"n1-aaaa", "n2-cccc"}, partition.ReplicaSet{"n2-cccc"}))
+		}
 		twin := s
 		given := map[string]bool{}
 		for range rapid.IntRange(1, 60).Draw(t, "commands") {
-			c := drawCommand(t)
+			c := drawCommand(t, s)
 			before, err := json.Marshal(s)
 			if err != nil {
 				t.Fatal(err)

@@ -333,6 +333,20 @@ func TestTheLastVoterIsNeverRemoved(t *testing.T) {
 	}
 }
 
+func TestOfTwoDeadNodesOfOneNameOneIsMarkedAlive(t *testing.T) {
+	w := newWorld(t, "n1-aaaa", 4, 3, 1)
+	w.arrive(node("n1-aaaa"))
+	w.arrive(node("n2-aaaa"))
+	w.arrive(node("n2-bbbb"))
+	w.apply(set("n2-bbbb", control.Dead))
+	w.settle(func(int) int { return 0 }) // gossip reaches both
+	a, _ := w.state.Node("n2-aaaa")
+	b, _ := w.state.Node("n2-bbbb")
+	if a.State != control.Alive || b.State != control.Dead {
+		t.Fatalf("%s and %s", a.State, b.State)
+	}
+}
+
 func TestADrainingNodeGivesItsLeadersAway(t *testing.T) {
 	first := func(int) int { return 0 }
 	w := newWorld(t, "n1-aaaa", 8, 3, 3)
