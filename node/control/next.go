@@ -91,7 +91,10 @@ func Next(o Observed) []Step {
 	if step := membership(o); step != nil {
 		steps = append(steps, step)
 	}
-	if settled && !o.State.Placed() {
+	if !settled {
+		return steps // what rests on the nodes' states waits until they are right
+	}
+	if !o.State.Placed() {
 		if step := placement(o); step != nil {
 			steps = append(steps, step)
 		}
