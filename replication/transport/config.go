@@ -1,0 +1,113 @@
+package transport
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"github.com/capstan-kv/capstan/partition"
+)
+
+const (
+	// PingEvery is how long an end stays silent before it pings.
+	PingEvery = 500 * time.Millisecond
+	// DeadAfter is the silence after which a connection is given up: four
+	// missed pings, about one election timeout.
+	DeadAfter = 2 * time.Second
+	// HeartbeatWindow is how long a Raft heartbeat, or the answer to one, waits
+	// for those of other groups to share its frame. It is small beside a
+	// heartbeat interval, which is a tenth of a heartbeat timeout.
+	HeartbeatWindow = 20 * time.Millisecond
+	// RaftTimeout bounds one Raft RPC other than InstallSnapshot, from queue
+	// to answer. A dead link fails it sooner; it must outlast a slow fsync.
+	RaftTimeout = 10 * time.Second
+	// MaxMessage bounds one message: 4 MiB of payload and its headers.
+	MaxMessage = 4<<20 + 64<<10
+	// PipelineInFlight bounds the AppendEntries of one follower that wait for
+	// an answer. More would not be faster: while they wait, entries gather
+	// into larger batches, each of which costs the follower one fsync.
+	PipelineInFlight = 8
+
+	handshakeTimeout = 2 * time.Second // one handshake, either side
+	dialTimeout      = 1 * time.Second // one dial, without handshake
+	useMineWait      = 1 * time.Second // for the peer's dial after "use mine"
+	simultaneous     = 1 * time.Second // a young own dial is kept against an incoming one
+	backoffMin       = 50 * time.Millisecond
+	backoffMax       = 1 * time.Second
+	wantedFor        = 10 * time.Second // redial goes on so long after the last request
+	maxHandshakes    = 64               // incoming handshakes at a time; more are dropped
+	maxHandlers      = 1024             // running handlers of one node; more are answered busy
+)
+
+// Hello is what one side says of itself when a connection opens.
+type Hello struct {
+	// Cluster is empty while the node belongs to none.
+	Cluster string
+	// From is who speaks, To whom it believes to speak to.
+	From, To partition.NodeID
+	// Incarnation is random at each start; Start counts the node's starts.
+	Incarnation, Start uint64
+}
+
+// Config says who the node is and how it reaches others. All funcs may be
+// called concurrently and must not block, Dial excepted.
+type Config struct {
+	Self partition.NodeID
+	// Cluster is the cluster's id; "" while the node belongs to none.
+	Cluster            func() string
+	Incarnation, Start uint64
+	// Listener takes peers; Close closes it. Nil: none, the node only dials.
+	Listener net.Listener
+	Dial     func(ctx context.Context, addr string) (net.Conn, error)
+	// Resolve is the current address of a peer.
+	Resolve func(partition.NodeID) (addr string, ok bool)
+	// Admit judges the other side of every handshake; nil admits all.
+	Admit func(Hello) error
+	// Allow is a seam for deliberate cuts: false drops what goes from one node
+	// to the other, as a cut cable would. Nil allows all.
+	Allow func(from, to partition.NodeID) bool
+	// Events hears of what happens; nil: nobody. It must not block.
+	Events func(Event)
+}
+
+// Event is one of [Connected], [Disconnected], [Refused] and [DialFailed].
+type Event any
+
+// Connected: a connection to Peer is open. Dialed says that this side did it.
+type Connected struct {
+	Peer   Hello
+	Dialed bool
+}
+
+// Disconnected: the connection to Peer ended and none has taken its place.
+type Disconnected struct {
+	Peer partition.NodeID
+	Err  error
+}
+
+// Refused: a handshake failed, by this side's judgement or the other's. Peer
+// may be empty where the other side was not understood.
+type Refused struct {
+	Peer     partition.NodeID
+	Incoming bool
+	Err      error
+}
+
+// DialFailed: Peer was not reached; the next try follows after Backoff.
+type DialFailed struct {
+	Peer    partition.NodeID
+	Addr    string
+	Err     error
+	Backoff time.Duration
+}
+
+// PeerMetrics counts what was exchanged with one peer since the start.
+type PeerMetrics struct {
+	FramesSent, FramesReceived uint64
+	BytesSent, BytesReceived   uint64
+	Writes                     uint64 // one may carry many frames
+	Connects                   uint64
+	QueueDrops                 uint64 // refused because a queue or inbox was full
+	Heartbeats                 uint64 // Raft heartbeats sent
+	HeartbeatFrames            uint64 // frames that carried them
+}
