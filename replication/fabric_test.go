@@ -29,6 +29,8 @@ type fabric struct {
 	before func(from, to partition.NodeID, kind uint8)
 	// dropNotices drops what Notify sends.
 	dropNotices bool
+	// deaf nodes get no Raft requests, and theirs get nowhere.
+	deaf map[partition.NodeID]bool
 }
 
 func newFabric() *fabric {
@@ -251,7 +253,7 @@ func (t *fabricTransport) rpc(target raft.ServerAddress, args any, r io.Reader) 
 	}
 	f.mu.Lock()
 	var to *fabricTransport
-	if n := f.nodes[m.Node]; n != nil {
+	if n := f.nodes[m.Node]; n != nil && !f.deaf[m.Node] && !f.deaf[t.node.id] {
 		to = n.rafts[target]
 	}
 	f.mu.Unlock()

@@ -163,6 +163,8 @@ func (g *Group) start(c GroupConfig) error {
 		switch o.Data.(type) {
 		case raft.LeaderObservation, raft.RaftState:
 			return true
+		case raft.ResumedHeartbeatObservation:
+			g.nudge() // a follower is back, and may lack entries
 		}
 		return false
 	}))

@@ -80,6 +80,7 @@ func NewHost(c HostConfig) (*Host, error) {
 	h.peers.Handle(KindConfirm, h.handleConfirm)
 	h.peers.Handle(KindReadIndex, h.handleReadIndex)
 	h.peers.Handle(KindNotice, h.handleNotice)
+	h.peers.Handle(KindBehind, h.handleBehind)
 	return h, nil
 }
 
@@ -174,7 +175,7 @@ func (h *Host) Close() error {
 	}
 	h.confirmations.close()
 	h.wg.Wait()
-	for _, kind := range []uint8{KindConfirm, KindReadIndex, KindNotice} {
+	for _, kind := range []uint8{KindConfirm, KindReadIndex, KindNotice, KindBehind} {
 		h.peers.Handle(kind, nil)
 	}
 	var all []error

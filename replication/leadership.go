@@ -63,8 +63,9 @@ func (g *Group) watchLeadership() {
 	}
 }
 
-// nudge makes a leader that has been told of a higher term propose something:
-// heartbeats do not look at the term that is answered to them, appends do.
+// nudge makes a leader propose a no-op, which makes the library send to every
+// follower what it lacks and look at the term that it answers. Heartbeats do
+// neither, and after a failed append the library waits for the next entry.
 func (g *Group) nudge() { signal(g.nudges) }
 
 // expectNoop makes a nonce the one that proves leadership.
@@ -83,7 +84,11 @@ func (g *Group) noopApplied(n nonce, index, term uint64) {
 	own := g.expected != nil && *g.expected == n
 	if own {
 		g.expected = nil
-		g.proven.Store(&lead{term: term, index: index})
+		if old := g.lead(); old != nil && old.term == term {
+			own = false // a nudge: nothing new
+		} else {
+			g.proven.Store(&lead{term: term, index: index})
+		}
 	}
 	g.leadMu.Unlock()
 	if own {

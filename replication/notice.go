@@ -180,36 +180,88 @@ func (l *learner) onStored(last uint64) {
 }
 
 func (l *learner) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	<-timer.C
+	var missing uint64 // what the timer runs for, 0 if it does not
+	var pause time.Duration
 	for {
 		select {
 		case <-l.wake:
-			l.feed()
+			if behind := l.feed(); behind > 0 && missing == 0 {
+				missing, pause = behind, behindAfter
+				timer.Reset(pause)
+			}
+		case <-timer.C:
+			behind := l.feed()
+			if behind > 0 && l.group.raft.CommitIndex() < missing {
+				l.askForMore()
+			}
+			if missing = behind; behind > 0 {
+				pause = min(2*pause, behindAtMost)
+				timer.Reset(pause)
+			}
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func (l *learner) feed() {
+const (
+	// behindAfter is how long an entry known to be committed may be missing
+	// before the leader is asked for it: above the time an append takes.
+	behindAfter = 100 * time.Millisecond
+	// behindAtMost bounds the pauses between asking again.
+	behindAtMost = 2 * time.Second
+)
+
+// feed gives the newest notice to Raft if its entry is there, and returns the
+// index that it names if that is still not committed here.
+func (l *learner) feed() (behind uint64) {
 	l.mu.Lock()
 	leader, n := l.leader, l.newest
 	l.mu.Unlock()
 	r := l.group.raft
-	if n.index > r.CommitIndex() {
-		if n.index > max(l.stored.Load(), r.LastIndex()) || n.leaderTerm < r.CurrentTerm() {
-			return // not stored yet: onStored wakes us. Or of a leader gone by.
-		}
-		// Not taken, or not with success: the entry is not there, or another
-		// stands in its place. The leader's own appends settle that.
+	if n.index > r.CommitIndex() && n.index <= max(l.stored.Load(), r.LastIndex()) {
+		// Not taken, or not with success: another entry stands in its place.
+		// The leader's own appends settle that, and wake us again.
 		_, _ = l.group.transport.Inject(noticeRequest(l.group.transport, leader, n))
 	}
 	l.mu.Lock()
-	// Fed, and either taken or never to be: an entry of another term stands
-	// there, and the leader's own append will replace it, waking us again.
-	if l.newest == n && r.CommitIndex() >= n.index {
+	defer l.mu.Unlock()
+	done := n.index <= r.CommitIndex() || n.leaderTerm < r.CurrentTerm() // of a leader gone by
+	if done && l.newest == n {
 		l.pending.Store(false)
 	}
+	if done {
+		return 0
+	}
+	return n.index
+}
+
+// askForMore makes the leader send what this replica lacks. The library tries
+// again after a failed append only when there is something new to send, or
+// when CommitTimeout has passed.
+func (l *learner) askForMore() {
+	l.mu.Lock()
+	leader := l.leader
 	l.mu.Unlock()
+	to := storage.Replica{Group: l.group.replica.Group, Generation: leader.Generation}
+	_ = l.group.host.peers.Notify(leader.Node, KindBehind, encodeReplicas([]storage.Replica{to})) // asked again if lost
+}
+
+// handleBehind is the leader's side: it proposes a no-op, which makes the
+// library send to each follower all that it lacks.
+func (h *Host) handleBehind(_ context.Context, _ partition.NodeID, payload []byte) ([]byte, error) {
+	replicas, err := decodeReplicas(payload)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range replicas {
+		if g := h.serving(r); g != nil {
+			g.nudge()
+		}
+	}
+	return nil, nil
 }
 
 func noticeRequest(t raft.Transport, leader Member, n notice) *raft.AppendEntriesRequest {

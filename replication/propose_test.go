@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -216,6 +217,41 @@ func TestMachineErrorStopsTheReplica(t *testing.T) {
 	})
 }
 
+// What follows a failed entry must not reach the machine: it would be applied
+// to a state that lacks something.
+func TestNothingIsAppliedAfterAFailure(t *testing.T) {
+	m := newMapMachine()
+	failures := 0
+	f := &fsm{machine: m, applied: &appliedIndex{}, onFailed: func(error) { failures++ },
+		onNoop: func(nonce, uint64, uint64) {}, onApplied: func(uint64, uint64) {}}
+	entry := func(index uint64, data []byte) *raft.Log {
+		return &raft.Log{Index: index, Term: 1, Type: raft.LogCommand, Data: data}
+	}
+	batch := func(s string) []byte { return encodeBatch([][]byte{[]byte(s)}) }
+	for _, bad := range [][]byte{batch("boom"), {99}} {
+		m.index = 0
+		f.failure, failures = nil, 0
+		if got := f.ApplyBatch([]*raft.Log{entry(1, batch("k=1"))}); answerOf(got[0], 0, 1).err != nil {
+			t.Fatalf("%v", got)
+		}
+		for i := range uint64(3) {
+			got := f.ApplyBatch([]*raft.Log{entry(2+2*i, bad), entry(3+2*i, batch("k=2"))})
+			for _, g := range got {
+				if a := answerOf(g, 0, 1); a.err == nil || a.err.Outcome != Unknown {
+					t.Errorf("after a failure: %+v", a)
+				}
+			}
+			bad = batch("k=3")
+		}
+		if m.get("k") != "1" || failures != 1 {
+			t.Errorf("k=%s after a failure, told %d times", m.get("k"), failures)
+		}
+		if err := f.Restore(io.NopCloser(nil)); err == nil {
+			t.Error("restored after a failure")
+		}
+	}
+}
+
 // A leader whose disk hangs goes on sending heartbeats unless the watchdog
 // stops it.
 func TestZombieLeaderIsReplaced(t *testing.T) {
@@ -224,7 +260,8 @@ func TestZombieLeaderIsReplaced(t *testing.T) {
 		defer c.close()
 		zombie := c.leader()
 		zombie.mustPut("k", "1")
-		release := zombie.store.hang()
+		release := sync.OnceFunc(zombie.store.hang())
+		defer release()
 		lost := make(chan error, 1)
 		go func() {
 			_, err := zombie.put("k", "zombie")

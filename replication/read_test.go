@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -55,6 +56,43 @@ func TestCutLeaderDoesNotAnswerStale(t *testing.T) {
 		c.fabric.heal()
 		if v := <-early; v != "refused" && v != "new" {
 			t.Errorf("the read that began before the new leader ended with %q", v)
+		}
+	})
+}
+
+// The voters can be asked, and a newer leader stands among them.
+func TestVotersOfANewerTermDoNotConfirm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3)
+		defer c.close()
+		old := c.leader()
+		old.mustPut("k", "old")
+		next := c.others(old)[0]
+		c.fabric.mu.Lock()
+		c.fabric.deaf = map[partition.NodeID]bool{old.id: true}
+		c.fabric.mu.Unlock()
+		next.group.Campaign()
+		c.leader(next).mustPut("k", "new")
+		if !old.group.Leads() {
+			t.Fatal("the old leader knows already")
+		}
+		_, err := old.group.tryReadIndex(t.Context())
+		if newer := (newerTerm{}); !errors.As(err, &newer) || newer.theirs <= newer.ours {
+			t.Errorf("the old leader's read: %v", err)
+		}
+		// Told of the newer term, it proposes something, as soon as it is heard
+		// learns that it leads no more, and then reads at the new leader.
+		v := make(chan string)
+		go func() {
+			got, err := old.get("k", 10*time.Second)
+			v <- fmt.Sprint(got, err)
+		}()
+		time.Sleep(100 * time.Millisecond)
+		c.fabric.mu.Lock()
+		c.fabric.deaf = nil
+		c.fabric.mu.Unlock()
+		if got := <-v; got != "new<nil>" {
+			t.Errorf("the old leader reads %s", got)
 		}
 	})
 }
@@ -401,5 +439,24 @@ func TestOperationsWaitForALeader(t *testing.T) {
 		}
 		c.leader().kill()
 		time.Sleep(500 * time.Millisecond)
+	})
+}
+
+// A follower that missed entries gets them when the link is back, without a
+// write, a read, or the library's hourly repetition.
+func TestHealedFollowerIsSentWhatItLacks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3, func(c *cluster) { c.timing.Commit = time.Hour })
+		defer c.close()
+		leader := c.leader()
+		n := c.others(leader)[0]
+		c.fabric.isolate(n.id)
+		leader.mustPut("k", "v")
+		time.Sleep(5 * time.Second)
+		c.fabric.heal()
+		time.Sleep(3 * time.Second)
+		if got := n.machine.get("k"); got != "v" {
+			t.Errorf("k=%q three seconds after the heal", got)
+		}
 	})
 }

@@ -21,6 +21,9 @@ const (
 	KindReadIndex uint8 = 2
 	// KindNotice tells followers what is committed; no answer.
 	KindNotice uint8 = 3
+	// KindBehind tells a leader that a follower lacks entries: (group,
+	// generation of the leader's replica) each; no answer.
+	KindBehind uint8 = 4
 )
 
 // maxRecords a message: no node has that many groups.

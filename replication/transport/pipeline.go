@@ -77,26 +77,53 @@ func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.App
 }
 
 func (p *pipeline) send(f *appendFuture, args *raft.AppendEntriesRequest) error {
+	o := p.g.outgoing(p.link, p.to, rpcAppendEntries, bulk)
+	f.id = o.id
+	select {
+	case <-p.broken: // looked at first: below, either case may be taken
+		o.free()
+		return p.err
+	default:
+	}
 	select {
 	case <-p.broken:
+		o.free()
 		return p.err
 	case p.flying <- f:
 	}
-	o := p.g.outgoing(p.link, p.to, rpcAppendEntries, bulk)
 	o.payload = appendAppendEntries(o.payload, args)
-	if err := p.link.expect(o.id, f); err != nil {
+	if err := p.link.expect(f.id, f); err != nil {
 		o.free()
 		return err
 	}
-	return p.link.send(o, p.broken)
+	err := p.link.send(o, p.broken)
+	select {
+	case <-p.broken:
+		p.link.forget(f.id) // perhaps after deliver has forgotten the others
+	default:
+	}
+	return err
 }
 
 // deliver hands futures out in order.
 func (p *pipeline) deliver() {
 	timer := time.NewTimer(RaftTimeout)
 	defer timer.Stop()
+	var f *appendFuture
+	defer func() {
+		if f != nil {
+			p.link.forget(f.id)
+		}
+		for {
+			select {
+			case f := <-p.flying:
+				p.link.forget(f.id)
+			default:
+				return
+			}
+		}
+	}()
 	for {
-		var f *appendFuture
 		select {
 		case f = <-p.flying:
 		case <-p.broken:
@@ -124,15 +151,10 @@ func (p *pipeline) deliver() {
 			p.fail(f.err)
 			return
 		}
-		if !f.last {
-			if !f.part.Success {
-				*f.resp = f.part // Raft ends the pipeline on it
-			} else {
-				continue
-			}
-		} else {
-			*f.resp = f.part
+		if !f.last && f.part.Success {
+			continue
 		}
+		*f.resp = f.part
 		select {
 		case p.done <- f:
 		case <-p.broken:
@@ -161,6 +183,7 @@ func (p *pipeline) Close() error {
 
 type appendFuture struct {
 	p     *pipeline
+	id    uint64
 	start time.Time
 	args  *raft.AppendEntriesRequest
 	resp  *raft.AppendEntriesResponse
