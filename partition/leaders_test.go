@@ -113,3 +113,62 @@ func TestPlanLeadersProperties(t *testing.T) {
 		}
 	})
 }
+
+// In a world small enough to try every choice of leaders, none that keeps the
+// limit changes fewer of them, and none keeps a lower limit that an equal
+// share would allow.
+func TestPlanLeadersTransfersNoMoreThanAnyChoice(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ids := []partition.NodeID{"n1", "n2", "n3", "n4"}
+		a := make(partition.Assignment, rapid.IntRange(1, 5).Draw(t, "partitions"))
+		leaders := make([]partition.NodeID, len(a))
+		willing, nodes := map[partition.NodeID]bool{}, map[partition.NodeID]bool{}
+		for _, n := range ids {
+			willing[n] = true
+		}
+		for p := range a {
+			a[p] = rapid.SliceOfNDistinct(rapid.SampledFrom(ids), 1, 3, rapid.ID[partition.NodeID]).Draw(t, "set")
+			leaders[p] = rapid.SampledFrom(a[p]).Draw(t, "leader")
+			for _, n := range a[p] {
+				nodes[n] = true
+			}
+		}
+		// fewest is the fewest changes within a limit, or -1 if it cannot be kept.
+		fewest := func(limit int) int {
+			best, counts := -1, map[partition.NodeID]int{}
+			var try func(p, changes int)
+			try = func(p, changes int) {
+				if p == len(a) {
+					if best < 0 || changes < best {
+						best = changes
+					}
+					return
+				}
+				for _, n := range a[p] {
+					if counts[n] == limit {
+						continue
+					}
+					counts[n]++
+					if n == leaders[p] {
+						try(p+1, changes)
+					} else {
+						try(p+1, changes+1)
+					}
+					counts[n]--
+				}
+			}
+			try(0, 0)
+			return best
+		}
+		limit := (len(a) + len(nodes) - 1) / len(nodes)
+		for fewest(limit) < 0 {
+			limit++
+		}
+		if got := partition.LeaderLimit(a, willing); got != limit {
+			t.Fatalf("limit %d, want %d", got, limit)
+		}
+		if got, want := len(partition.PlanLeaders(leaders, a, willing)), fewest(limit); got != want {
+			t.Fatalf("%d transfers, %d would do", got, want)
+		}
+	})
+}
