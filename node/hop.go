@@ -23,6 +23,7 @@ const (
 	hopDelete
 	hopScanOpen
 	hopScanNext
+	hopTransfer
 )
 
 // A forwarded operation travels as one byte of kind and the public request

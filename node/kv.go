@@ -18,11 +18,8 @@ func (r *router) Get(ctx context.Context, req *capstanv1.GetRequest) (*capstanv1
 	if err := onlyLinearizable(req.GetConsistency(), req.GetSession()); err != nil {
 		return nil, err
 	}
-	return route(ctx, r, call[*capstanv1.GetResponse]{
-		kind: hopGet, key: req.GetKey(), request: req,
-		here:   func(ctx context.Context, here *replica) (*capstanv1.GetResponse, error) { return here.get(ctx, req) },
-		answer: func() *capstanv1.GetResponse { return new(capstanv1.GetResponse) },
-	})
+	return onKey(ctx, r, hopGet, req.GetKey(), req, new(capstanv1.GetResponse),
+		func(ctx context.Context, here *replica) (*capstanv1.GetResponse, error) { return here.get(ctx, req) })
 }
 
 // Put answers api.KV.
@@ -30,13 +27,10 @@ func (r *router) Put(ctx context.Context, req *capstanv1.PutRequest) (*capstanv1
 	if err := onlyLinearizable(req.GetConsistency(), req.GetSession()); err != nil {
 		return nil, err
 	}
-	return route(ctx, r, call[*capstanv1.PutResponse]{
-		kind: hopPut, key: req.GetKey(), request: req, write: true,
-		here: func(ctx context.Context, here *replica) (*capstanv1.PutResponse, error) {
+	return onKey(ctx, r, hopPut, req.GetKey(), req, new(capstanv1.PutResponse),
+		func(ctx context.Context, here *replica) (*capstanv1.PutResponse, error) {
 			return here.put(ctx, req, r.clock)
-		},
-		answer: func() *capstanv1.PutResponse { return new(capstanv1.PutResponse) },
-	})
+		})
 }
 
 // Delete answers api.KV.
@@ -44,13 +38,20 @@ func (r *router) Delete(ctx context.Context, req *capstanv1.DeleteRequest) (*cap
 	if err := onlyLinearizable(req.GetConsistency(), req.GetSession()); err != nil {
 		return nil, err
 	}
-	return route(ctx, r, call[*capstanv1.DeleteResponse]{
-		kind: hopDelete, key: req.GetKey(), request: req, write: true,
-		here: func(ctx context.Context, here *replica) (*capstanv1.DeleteResponse, error) {
+	return onKey(ctx, r, hopDelete, req.GetKey(), req, new(capstanv1.DeleteResponse),
+		func(ctx context.Context, here *replica) (*capstanv1.DeleteResponse, error) {
 			return here.delete(ctx, req, r.clock)
-		},
-		answer: func() *capstanv1.DeleteResponse { return new(capstanv1.DeleteResponse) },
-	})
+		})
+}
+
+// AwaitWrite and ListConflicts belong to eventual writes.
+func (r *router) AwaitWrite(context.Context, *capstanv1.AwaitWriteRequest) (*capstanv1.AwaitWriteResponse, error) {
+	return nil, api.ErrUnimplemented("receipts")
+}
+
+// ListConflicts: see AwaitWrite.
+func (r *router) ListConflicts(context.Context, *capstanv1.ListConflictsRequest, func(*capstanv1.ListConflictsResponse) error) error {
+	return api.ErrUnimplemented("conflicts")
 }
 
 // onlyLinearizable refuses what this release does not serve yet, rather than
@@ -79,8 +80,8 @@ func (h *replica) get(ctx context.Context, req *capstanv1.GetRequest) (*capstanv
 		return nil, fmt.Errorf("read partition %d: %w", h.partition, err)
 	}
 	resp := &capstanv1.GetResponse{Freshness: h.linearizable()}
-	if found {
-		resp.Found, resp.Value, resp.Version = true, value.Data, versionMessage(value.Version)
+	if found && !value.Tombstone {
+		resp.Found, resp.Value, resp.Version = true, value.Bytes, versionMessage(value.Version)
 	}
 	return resp, nil
 }
@@ -121,8 +122,14 @@ func (h *replica) delete(ctx context.Context, req *capstanv1.DeleteRequest, cloc
 
 // write proposes c at the replica here, which refuses where it does not lead.
 func (h *replica) write(ctx context.Context, c storage.Command, clock *hlc.Clock) (storage.CommandResult, error) {
-	c.Timestamp, c.Node = clock.Now(), h.node
-	answer, err := h.group.Propose(ctx, storage.AppendCommand(nil, &c))
+	c.Level, c.Timestamp, c.Node = storage.LevelLinearizable, clock.Now(), h.node
+	command, err := storage.AppendCommand(nil, c)
+	if err != nil {
+		return storage.CommandResult{}, &replication.Error{
+			Reason: replication.BadOption, Outcome: replication.NotApplied, Message: "the write cannot be encoded", Err: err,
+		}
+	}
+	answer, err := h.group.Propose(ctx, command)
 	if err != nil {
 		return storage.CommandResult{}, err
 	}

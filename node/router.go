@@ -11,7 +11,6 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
 	"github.com/capstan-kv/capstan/node/control"
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
@@ -33,13 +32,17 @@ const (
 // Safe for concurrent use.
 type router struct {
 	self  partition.NodeID
-	ring  func() *control.State // nil before this node belongs to a cluster
+	ring  func() *control.State // without partitions before they are placed
 	peers hopper
 	local localReplicas
 	clock *hlc.Clock
 
 	hintsMu sync.RWMutex
 	hints   map[partition.ID]partition.NodeID // who was last seen to lead
+}
+
+func newRouter(self partition.NodeID, ring func() *control.State, peers hopper, local localReplicas, clock *hlc.Clock) *router {
+	return &router{self: self, ring: ring, peers: peers, local: local, clock: clock, hints: map[partition.ID]partition.NodeID{}}
 }
 
 // localReplicas are this node's own replicas.
@@ -57,32 +60,25 @@ type hopper interface {
 // errNotDelivered is a hop that surely did not reach the other node.
 var errNotDelivered = errors.New("not delivered")
 
-// call is one operation on one key on its way.
-type call[Resp proto.Message] struct {
-	kind    hopKind
-	key     []byte
-	request proto.Message
+// call is one operation on one partition on its way.
+type call[Resp any] struct {
 	// write: the operation has an effect, and must not be repeated after an
 	// outcome that is not known.
 	write bool
 	// here executes the operation at the local replica.
 	here func(context.Context, *replica) (Resp, error)
-	// answer makes an empty response to decode into.
-	answer func() Resp
+	// frame is the operation as it travels, and decode its answer.
+	frame  func() ([]byte, error)
+	decode func(from partition.NodeID, answer []byte) (Resp, error)
 }
 
-// route carries out c at the replica that can.
-func route[Resp proto.Message](ctx context.Context, r *router, c call[Resp]) (Resp, error) {
+// route carries out c at a replica of the partition that can.
+func route[Resp any](ctx context.Context, r *router, p partition.ID, c call[Resp]) (Resp, error) {
 	var none Resp
-	var last *replication.Error
 	pause := firstRetry
 	unreached := map[partition.NodeID]bool{}
 	for {
 		ring := r.ring()
-		if ring == nil || len(ring.Partitions) == 0 {
-			return none, notInCluster()
-		}
-		p := partition.Of(c.key, len(ring.Partitions))
 		target, ok := r.target(ring, p, c.write, unreached)
 		if !ok {
 			return none, noReplica(ring, r.self, p)
@@ -107,16 +103,15 @@ func route[Resp proto.Message](ctx context.Context, r *router, c call[Resp]) (Re
 		if next == giveUp {
 			return none, r.explain(ring, p, refusal)
 		}
-		last = refusal
 		r.learn(p, target, refusal)
 		if errors.Is(refusal, errNotDelivered) {
 			unreached[target] = true
 		} else {
 			clear(unreached)
 		}
-		if next == tryLeader && r.hint(p) != "" && r.hint(p) != target {
-			// The refusal named the leader: go there without a pause, once.
-			if !unreached[r.hint(p)] && pause == firstRetry {
+		if next == tryLeader && pause == firstRetry {
+			// The refusal may have named the leader: go there at once, the first time.
+			if leader := r.hint(p); leader != "" && leader != target && !unreached[leader] {
 				pause *= 2
 				continue
 			}
@@ -125,16 +120,16 @@ func route[Resp proto.Message](ctx context.Context, r *router, c call[Resp]) (Re
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return none, r.explain(ring, p, outOfTime(ctx, last))
+			return none, r.explain(ring, p, outOfTime(ctx, refusal))
 		case <-timer.C:
 		}
 		pause = min(2*pause, lastRetry)
 	}
 }
 
-func hopTo[Resp proto.Message](ctx context.Context, r *router, to partition.NodeID, c call[Resp]) (Resp, error) {
+func hopTo[Resp any](ctx context.Context, r *router, to partition.NodeID, c call[Resp]) (Resp, error) {
 	var none Resp
-	frame, err := encodeHop(c.kind, c.request)
+	frame, err := c.frame()
 	if err != nil {
 		return none, err
 	}
@@ -142,11 +137,29 @@ func hopTo[Resp proto.Message](ctx context.Context, r *router, to partition.Node
 	if err != nil {
 		return none, err
 	}
-	resp := c.answer()
-	if err := proto.Unmarshal(answer, resp); err != nil {
-		return none, fmt.Errorf("answer of %s: %w", to, err)
+	return c.decode(to, answer)
+}
+
+// onKey carries out an operation on one key whose messages travel as they are.
+func onKey[Resp proto.Message](ctx context.Context, r *router, kind hopKind, key []byte, request proto.Message,
+	resp Resp, here func(context.Context, *replica) (Resp, error),
+) (Resp, error) {
+	ring := r.ring()
+	if !ring.Placed() {
+		var none Resp
+		return none, notInCluster()
 	}
-	return resp, nil
+	return route(ctx, r, partition.Of(key, len(ring.Partitions)), call[Resp]{
+		write: kind == hopPut || kind == hopDelete,
+		here:  here,
+		frame: func() ([]byte, error) { return encodeHop(kind, request) },
+		decode: func(from partition.NodeID, answer []byte) (Resp, error) {
+			if err := proto.Unmarshal(answer, resp); err != nil {
+				return resp, fmt.Errorf("answer of %s: %w", from, err)
+			}
+			return resp, nil
+		},
+	})
 }
 
 // target chooses who should execute an operation: for writes the leader, for
@@ -280,12 +293,8 @@ func outOfTime(ctx context.Context, last *replication.Error) *replication.Error 
 }
 
 func nameOf(ring *control.State, id partition.NodeID) string {
-	if ring != nil {
-		if node, ok := ring.Nodes[id]; ok {
-			return node.Name
-		}
+	if node, ok := ring.Node(id); ok {
+		return node.Name
 	}
 	return string(id)
 }
-
-var _ = capstanv1.Consistency_CONSISTENCY_LINEARIZABLE

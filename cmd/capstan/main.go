@@ -10,7 +10,7 @@ import (
 
 // open starts a node for serve. The binary that is built with a server sets it
 // to node.Open.
-var open opener
+var open opener = openNode
 
 func main() {
 	os.Exit(run(untilSignal(), open, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))

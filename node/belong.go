@@ -1,0 +1,389 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/capstan-kv/capstan/node/control"
+	"github.com/capstan-kv/capstan/node/formation"
+	"github.com/capstan-kv/capstan/node/membership"
+	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/replication"
+	"github.com/capstan-kv/capstan/replication/transport"
+	"github.com/capstan-kv/capstan/storage"
+)
+
+// registerRetry bounds the pause between two attempts to register.
+const (
+	registerFirstRetry = 100 * time.Millisecond
+	registerLastRetry  = 2 * time.Second
+)
+
+// openControl opens this node's replica of the control group if it has one:
+// if it belongs to a cluster, or was stopped in the middle of founding one.
+func (n *Node) openControl() error {
+	founding, err := n.wasFounding()
+	if err != nil {
+		return err
+	}
+	if founding || n.identity.Initialised() {
+		return n.startControl(founding)
+	}
+	return nil
+}
+
+// wasFounding reports whether this node made a control group and was stopped
+// before its identity said so. Only a founder opens the control group first:
+// who joins belongs to the cluster by then.
+func (n *Node) wasFounding() (bool, error) {
+	if n.identity.Initialised() {
+		return false, nil
+	}
+	marks, err := n.log.Replica(controlReplica)
+	if err != nil {
+		return false, err
+	}
+	if marks.LastIndex() > 0 {
+		return true, nil
+	}
+	_, err = marks.Get(boltMark)
+	if errors.Is(err, storage.ErrLogNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// startControl opens the control group's replica and all that follows it. A
+// founder makes the group, as its single voter.
+func (n *Node) startControl(founder bool) error {
+	machine, err := openControlMachine(n.state.Blob(controlReplica), n.state.Sync)
+	if err != nil {
+		return err
+	}
+	var bootstrap []replication.Member
+	if founder {
+		bootstrap = []replication.Member{{Node: n.id, Generation: controlGeneration}}
+	}
+	parts, err := n.replicas.opener.openGroup(controlReplica, machine, bootstrap, founder)
+	if err != nil {
+		return err
+	}
+	n.control = &controlGroup{groupParts: parts, self: n.id, machine: machine, peers: n.transport}
+	close(n.controlUp)
+	n.transport.Handle(kindControl, n.control.handle)
+	if err := n.replicas.follow(machine.current()); err != nil {
+		return err
+	}
+	n.tasks.Go(n.watchRing)
+	n.tasks.Go(func() {
+		(&driver{
+			self: n.id, control: n.control, expect: n.config.BootstrapExpect, alive: n.alive, ask: n.askStatus,
+			transfer: n.transferLeader, wake: n.gossipChanged, log: n.config.Logger,
+		}).run(n.ctx)
+	})
+	return nil
+}
+
+// ring is what this node knows of the cluster; empty while it has none.
+func (n *Node) ring() *control.State {
+	select {
+	case <-n.controlUp:
+		return n.control.machine.current()
+	default:
+		return &control.State{}
+	}
+}
+
+// watchRing opens the replicas that the ring gives to this node.
+func (n *Node) watchRing() {
+	for {
+		changed := n.control.machine.watch()
+		if err := n.replicas.follow(n.control.machine.current()); err != nil {
+			n.fail(err)
+			return
+		}
+		select {
+		case <-changed:
+		case <-n.ctx.Done():
+			return
+		}
+	}
+}
+
+// belong brings the node to its cluster, and tells the cluster of this start.
+func (n *Node) belong() {
+	err := n.findCluster()
+	if err == nil {
+		err = n.register()
+	}
+	if err != nil && n.ctx.Err() == nil {
+		n.fail(err)
+	}
+}
+
+// findCluster returns once the node belongs to a cluster: the one it belonged
+// to before, one that it joins, or one that it founds with the others.
+func (n *Node) findCluster() error {
+	former, err := formation.NewCoordinator(formation.Config{
+		Self: n.id, Expect: n.config.BootstrapExpect, ClusterID: n.identity.ClusterID(),
+		View: n.formationView, Changes: n.gossipForming, Ask: n.askPromise, Events: n.journal.formation,
+	})
+	if err != nil {
+		return err
+	}
+	n.transport.Handle(kindPromise, func(_ context.Context, from partition.NodeID, payload []byte) ([]byte, error) {
+		request, err := formation.DecodeRequest(payload)
+		if err != nil {
+			return nil, err
+		}
+		if request.Founder != from {
+			return nil, fmt.Errorf("%s asks for a promise in the name of %s", from, request.Founder)
+		}
+		return former.OnAsk(request).Encode()
+	})
+	if n.identity.Initialised() {
+		return nil
+	}
+	if n.control != nil { // stopped in the middle of founding
+		return n.found(former, randomID())
+	}
+	for {
+		outcome, err := former.Run(n.ctx)
+		if err != nil {
+			return err
+		}
+		if outcome.Founded {
+			if err := n.startControl(true); err != nil {
+				return err
+			}
+			return n.found(former, outcome.ClusterID)
+		}
+		err = n.join(former, outcome)
+		if err == nil {
+			return nil
+		}
+		var rejection *control.Rejection
+		if errors.As(err, &rejection) {
+			return fmt.Errorf("the cluster %s does not take this node: %w", outcome.ClusterID, err)
+		}
+		n.journal.log.Warn("joining failed, will be tried again", "cluster", outcome.ClusterID, "err", err)
+		if !n.pause(registerLastRetry) {
+			return n.ctx.Err()
+		}
+	}
+}
+
+// found makes the cluster in the control group that this node has alone.
+func (n *Node) found(former *formation.Coordinator, clusterID string) error {
+	command := control.Command{Found: &control.Found{ClusterID: clusterID, Settings: control.Settings{
+		Partitions: n.config.Partitions, ReplicationFactor: n.config.ReplicationFactor,
+		BootstrapExpect: n.config.BootstrapExpect, CreatedUnixMs: n.config.Now().UnixMilli(),
+	}}}
+	for !n.control.machine.current().Founded() {
+		result, err := n.control.propose(n.ctx, command)
+		switch {
+		case err == nil && result.Rejection != nil && result.Rejection.Reason != control.AlreadyFounded:
+			return result.Err()
+		case err != nil && !n.pause(registerFirstRetry):
+			return n.ctx.Err()
+		}
+	}
+	clusterID = n.control.machine.current().ClusterID
+	n.journal.log.Info("founded a cluster", "cluster", clusterID)
+	return n.nowBelongs(former, clusterID)
+}
+
+// join registers with a cluster that other nodes belong to, and becomes one of
+// them: durably, before anything of it is opened.
+func (n *Node) join(former *formation.Coordinator, to formation.Outcome) error {
+	data, err := control.EncodeCommand(n.registration(""))
+	if err != nil {
+		return err
+	}
+	var failed error
+	for _, via := range to.Via {
+		ctx, cancel := context.WithTimeout(n.ctx, controlWait)
+		result, err := askControl(ctx, n.transport, via, data, true)
+		cancel()
+		if err != nil {
+			failed = errors.Join(failed, err)
+			continue
+		}
+		if err := result.Err(); err != nil {
+			return err
+		}
+		if err := n.nowBelongs(former, to.ClusterID); err != nil {
+			return err
+		}
+		n.journal.log.Info("joined a cluster", "cluster", to.ClusterID, "via", via)
+		return n.startControl(false)
+	}
+	return errors.Join(errors.New("no member could register this node"), failed)
+}
+
+func (n *Node) nowBelongs(former *formation.Coordinator, clusterID string) error {
+	if err := n.identity.SetCluster(clusterID); err != nil {
+		return err
+	}
+	former.Belong(clusterID)
+	return n.members.SetClusterID(clusterID)
+}
+
+// register tells the cluster of this start: where the node is now, and that no
+// older image of its disk is to be believed.
+func (n *Node) register() error {
+	command := n.registration(n.identity.ClusterID())
+	for pause := registerFirstRetry; ; pause = min(2*pause, registerLastRetry) {
+		if known, ok := n.ring().Node(n.id); ok && known.Incarnation == n.incarnation {
+			return nil
+		}
+		result, err := n.control.propose(n.ctx, command)
+		if err == nil {
+			if err := result.Err(); err != nil {
+				return fmt.Errorf("the cluster does not take this node back: %w", err)
+			}
+			return nil
+		}
+		if !n.pause(pause) {
+			return n.ctx.Err()
+		}
+	}
+}
+
+func (n *Node) registration(clusterID string) control.Command {
+	return control.Command{RegisterNode: &control.RegisterNode{ClusterID: clusterID, Node: control.Node{
+		ID: n.id, Name: n.config.Name, Zone: n.config.Zone,
+		API: n.addresses.api, Peer: n.addresses.peer, Gossip: n.addresses.gossip, Version: Version(),
+		StartCounter: n.identity.Starts(), Incarnation: n.incarnation,
+	}}}
+}
+
+func (n *Node) pause(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-n.ctx.Done():
+		return false
+	}
+}
+
+func (n *Node) askPromise(ctx context.Context, to partition.NodeID, request formation.PromiseRequest) (formation.PromiseReply, error) {
+	payload, err := request.Encode()
+	if err != nil {
+		return formation.PromiseReply{}, err
+	}
+	answer, err := n.transport.Call(ctx, to, kindPromise, payload)
+	if err != nil {
+		return formation.PromiseReply{}, err
+	}
+	return formation.DecodeReply(answer)
+}
+
+func (n *Node) formationView() formation.View {
+	view := formation.View{Self: formation.Member{
+		ID: n.id, Name: n.config.Name, Alive: true, ClusterID: n.identity.ClusterID(), Expect: n.config.BootstrapExpect,
+	}}
+	for _, member := range n.members.Members() {
+		if member.Status != membership.StatusLeft {
+			view.Members = append(view.Members, formation.Member{
+				ID: member.ID, Name: member.Name, Alive: member.Status == membership.StatusAlive,
+				ClusterID: member.ClusterID, Expect: member.Expect,
+			})
+		}
+	}
+	select {
+	case <-n.members.Settled():
+		view.Settled = true
+	default:
+	}
+	return view
+}
+
+// watchGossip passes on that gossip's view has changed, and connects at once
+// to nodes that came back.
+func (n *Node) watchGossip() {
+	settled := n.members.Settled()
+	alive := map[partition.NodeID]bool{}
+	for {
+		select {
+		case <-n.members.Changes():
+		case <-settled:
+			settled = nil
+		case <-n.ctx.Done():
+			return
+		}
+		now := n.alive()
+		for node := range now {
+			if !alive[node] && node != n.id {
+				n.transport.Kick(node)
+			}
+		}
+		alive = now
+		for _, wake := range []chan<- struct{}{n.gossipChanged, n.gossipForming} {
+			select {
+			case wake <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// alive is gossip's view.
+func (n *Node) alive() map[partition.NodeID]bool {
+	alive := map[partition.NodeID]bool{}
+	for _, member := range n.members.Members() {
+		if member.Status == membership.StatusAlive {
+			alive[member.ID] = true
+		}
+	}
+	return alive
+}
+
+// resolve is where a node is reached: by its own word in gossip, else as the
+// ring has it.
+func (n *Node) resolve(node partition.NodeID) (string, bool) {
+	if n.members != nil {
+		for _, member := range n.members.Members() {
+			if member.ID == node && member.Status != membership.StatusLeft {
+				return member.PeerAddr, true
+			}
+		}
+	}
+	if known, ok := n.ring().Node(node); ok {
+		return known.Peer, true
+	}
+	return "", false
+}
+
+// admit judges who connects, and to whom this node connects: nobody of another
+// cluster, and no older image of a disk than the one that the cluster knows.
+func (n *Node) admit(hello transport.Hello) error {
+	ours := n.identity.ClusterID()
+	if hello.Cluster != "" && ours != "" && hello.Cluster != ours {
+		return fmt.Errorf("%s belongs to cluster %s, this node to %s", hello.From, hello.Cluster, ours)
+	}
+	known, ok := n.ring().Node(hello.From)
+	if !ok {
+		return nil
+	}
+	switch {
+	case known.State == control.Left:
+		return fmt.Errorf("%s was removed from the cluster for ever", hello.From)
+	case hello.Start < known.StartCounter, hello.Start == known.StartCounter && hello.Incarnation != known.Incarnation:
+		return fmt.Errorf("%s runs on an older image of its disk: the cluster knows its start %d, this is start %d",
+			hello.From, known.StartCounter, hello.Start)
+	}
+	return nil
+}
+
+func randomID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}

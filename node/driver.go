@@ -1,0 +1,120 @@
+package node
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/capstan-kv/capstan/node/control"
+	"github.com/capstan-kv/capstan/partition"
+)
+
+const (
+	// driverInterval is how often the placement driver looks without being
+	// woken: leadership changes wake nobody.
+	driverInterval = 5 * time.Second
+	// driverEager is how soon it looks again while something was to be done.
+	driverEager = 250 * time.Millisecond
+	// stepWait bounds one step.
+	stepWait = 10 * time.Second
+	// caughtUpWithin is how many entries a follower of the control group may
+	// be behind and still be given a vote: it has them before its first
+	// election.
+	caughtUpWithin = 64
+)
+
+// driver is the placement driver: while this node leads the control group, it
+// compares what is with what should be and takes the steps that control.Next
+// names. It keeps nothing: whoever leads next decides anew.
+type driver struct {
+	self    partition.NodeID
+	control *controlGroup
+	expect  int
+	// alive is gossip's view.
+	alive func() map[partition.NodeID]bool
+	// ask gets the status of one node.
+	ask func(context.Context, partition.NodeID) (nodeStatus, error)
+	// transfer has the leader of a partition hand over.
+	transfer func(context.Context, partition.Transfer) error
+	wake     <-chan struct{} // gossip has changed
+	log      *slog.Logger
+}
+
+func (d *driver) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		changed := d.control.machine.watch()
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-changed:
+		case <-d.wake:
+		}
+		pause := driverInterval
+		if d.control.group.Leads() && d.round(ctx) > 0 {
+			pause = driverEager
+		}
+		timer.Reset(pause)
+	}
+}
+
+// round takes the steps that are due and says how many there were.
+func (d *driver) round(ctx context.Context) int {
+	steps := control.Next(d.observe(ctx))
+	for _, step := range steps {
+		ctx, cancel := context.WithTimeout(ctx, stepWait)
+		err := d.take(ctx, step)
+		cancel()
+		if err != nil {
+			// The next round decides anew; some failures are the way of things,
+			// as a transfer to a node that has just gone.
+			d.log.Warn("placement step failed", "step", step, "err", err)
+			continue
+		}
+		d.log.Info("placement step", "step", step)
+	}
+	return len(steps)
+}
+
+func (d *driver) take(ctx context.Context, step control.Step) error {
+	switch step := step.(type) {
+	case control.Propose:
+		result, err := d.control.propose(ctx, step.Command)
+		if err != nil {
+			return err
+		}
+		return result.Err()
+	case control.TransferLeader:
+		return d.transfer(ctx, step.Transfer)
+	default:
+		return d.control.change(ctx, step)
+	}
+}
+
+func (d *driver) observe(ctx context.Context) control.Observed {
+	state := d.control.machine.current()
+	alive := d.alive()
+	alive[d.self] = true
+	observed := control.Observed{State: state, Alive: alive, BootstrapExpect: d.expect, Servers: d.control.servers()}
+	var nodes []partition.NodeID
+	for _, n := range state.Nodes {
+		if alive[n.ID] {
+			nodes = append(nodes, n.ID)
+		}
+	}
+	statuses := askStatus(ctx, d.ask, nodes)
+	commit := d.control.group.Status().Commit
+	for i, server := range observed.Servers {
+		status, answered := statuses[server.Node]
+		observed.Servers[i].Lagging = !answered || status.ControlApplied+caughtUpWithin < commit
+	}
+	observed.Leaders = make([]partition.NodeID, len(state.Partitions))
+	for p, leader := range leaders(statuses) {
+		if int(p) < len(observed.Leaders) {
+			observed.Leaders[p] = leader.node
+		}
+	}
+	return observed
+}

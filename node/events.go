@@ -1,0 +1,116 @@
+package node
+
+import (
+	"log/slog"
+
+	"github.com/capstan-kv/capstan/node/formation"
+	"github.com/capstan-kv/capstan/node/membership"
+	"github.com/capstan-kv/capstan/replication"
+	"github.com/capstan-kv/capstan/replication/transport"
+	"github.com/capstan-kv/capstan/storage"
+)
+
+// journal writes the rooms' events to the node's log: the one place that
+// decides what is worth which level.
+type journal struct{ log *slog.Logger }
+
+func (j journal) replication(e replication.Event) {
+	switch e := e.(type) {
+	case replication.LeaderObserved:
+		j.log.Debug("leader changed", "replica", e.Replica, "leader", e.Leader.Node, "term", e.Term)
+	case replication.LeadershipProven:
+		j.log.Info("leading", "replica", e.Replica, "term", e.Term)
+	case replication.LeadershipLost:
+		j.log.Info("no longer leading", "replica", e.Replica)
+	case replication.ReplicaFailed:
+		j.log.Error("replica failed and serves nothing until the node is restarted", "replica", e.Replica, "err", e.Err)
+	case replication.DiskStalled:
+		j.log.Error("disk stalled: heartbeats stopped so that others take over", "replica", e.Replica, "for", e.For)
+	case replication.DiskRecovered:
+		j.log.Info("disk works again", "replica", e.Replica)
+	case replication.SnapshotFailed:
+		j.log.Error("the raft log could not be cut", "replica", e.Replica, "err", e.Err)
+	case replication.RaftWarning:
+		j.log.Debug("raft", "replica", e.Replica, "line", e.Line)
+	}
+}
+
+func (j journal) transport(e transport.Event) {
+	switch e := e.(type) {
+	case transport.Connected:
+		j.log.Debug("connected", "peer", e.Peer.From, "dialed", e.Dialed)
+	case transport.Disconnected:
+		j.log.Info("disconnected", "peer", e.Peer, "err", e.Err)
+	case transport.Refused:
+		j.log.Warn("connection refused", "peer", e.Peer, "incoming", e.Incoming, "err", e.Err)
+	case transport.DialFailed:
+		j.log.Debug("dial failed", "peer", e.Peer, "addr", e.Addr, "err", e.Err, "retry_in", e.Backoff)
+	}
+}
+
+func (j journal) membership(e membership.Event) {
+	switch e := e.(type) {
+	case membership.MemberChanged:
+		j.log.Info("member", "node", e.Member.ID, "status", e.Member.Status, "api", e.Member.APIAddr)
+	case membership.Joined:
+		j.log.Debug("joined gossip", "address", e.Address)
+	case membership.JoinFailed:
+		j.log.Debug("join address not reached, will be tried again", "address", e.Address, "err", e.Err)
+	case membership.Refused:
+		j.log.Warn("a member of another cluster was refused", "node", e.ID, "cluster", e.ClusterID)
+	case membership.Logged:
+		j.log.Debug("gossip", "level", e.Level, "text", e.Text)
+	case membership.Dropped:
+		j.log.Warn("gossip events dropped", "events", e.Events)
+	}
+}
+
+func (j journal) formation(e formation.Event) {
+	if e.Err != nil {
+		j.log.Warn("no cluster yet", "err", e.Err)
+		return
+	}
+	j.log.Info("forming", "decision", e.Action.Kind, "reason", e.Action.Reason)
+}
+
+func (j journal) state(e storage.Event) {
+	switch e := e.(type) {
+	case storage.EventDiskSlow:
+		j.log.Warn("slow disk", "database", e.Database, "op", e.Op, "path", e.Path, "took", e.Took)
+	case storage.EventDiskLow:
+		j.log.Warn("disk space is low", "database", e.Database, "available", e.AvailableBytes, "total", e.TotalBytes)
+	case storage.EventDiskFull:
+		j.log.Error("disk full", "database", e.Database)
+	case storage.EventBackgroundError:
+		j.log.Error("background work failed, will be retried", "database", e.Database, "err", e.Err)
+	case storage.EventCorruption:
+		j.log.Error("corruption", "database", e.Database, "path", e.Path, "err", e.Err)
+	case storage.EventWriteStallBegin:
+		j.log.Warn("writes wait for the database", "database", e.Database, "reason", e.Reason)
+	case storage.EventWriteStallEnd:
+		j.log.Info("writes go on", "database", e.Database)
+	case storage.EventFatal:
+		j.log.Error("database failed", "database", e.Database, "err", e.Err)
+	}
+}
+
+func (j journal) logDatabase(e storage.LogEvent) {
+	switch e := e.(type) {
+	case storage.LogDiskSlow:
+		j.log.Warn("slow disk", "database", "log", "op", e.Op, "path", e.Path, "took", e.Duration)
+	case storage.LogLowDiskSpace:
+		j.log.Warn("disk space is low", "database", "log", "available", e.AvailableBytes, "total", e.TotalBytes)
+	case storage.LogDiskFull:
+		j.log.Error("disk full", "database", "log")
+	case storage.LogBackgroundError:
+		j.log.Error("background work failed, will be retried", "database", "log", "err", e.Err)
+	case storage.LogWriteStall:
+		if e.Ended {
+			j.log.Info("writes go on", "database", "log")
+		} else {
+			j.log.Warn("writes wait for the database", "database", "log", "reason", e.Reason)
+		}
+	case storage.LogFailed:
+		j.log.Error("database failed", "database", "log", "err", e.Err)
+	}
+}

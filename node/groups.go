@@ -1,0 +1,149 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/replication"
+	"github.com/capstan-kv/capstan/replication/raftlog"
+	"github.com/capstan-kv/capstan/replication/transport"
+	"github.com/capstan-kv/capstan/storage"
+)
+
+// groupParts are what stands behind an open group, to be closed after it.
+type groupParts struct {
+	group     *replication.Group
+	store     *raftlog.Store
+	snapshots *raftlog.Snapshots
+	link      *transport.GroupTransport
+}
+
+// close stops the group first: nothing below it may go away under its hands.
+func (g *groupParts) close() error {
+	var errs []error
+	if g.group != nil {
+		errs = append(errs, g.group.Close())
+	}
+	if g.link != nil {
+		errs = append(errs, g.link.Close())
+	}
+	if g.snapshots != nil {
+		errs = append(errs, g.snapshots.Close())
+	}
+	if g.store != nil {
+		errs = append(errs, g.store.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// groupOpener has what every group of this node shares.
+type groupOpener struct {
+	self      partition.NodeID
+	dir       string
+	onDisk    bool // the machine's own file system: bolt can work
+	bolt      bool // the partitions' logs are bolt files
+	log       *storage.Log
+	host      *replication.Host
+	transport *transport.Transport
+}
+
+const (
+	controlFile = "control.bolt"
+	boltDir     = "bolt"
+)
+
+// openGroup opens a replica whose machine is m. Bootstrap is the group's first
+// configuration, or nil for a replica that others will add.
+func (o *groupOpener) openGroup(r storage.Replica, m replication.Machine, bootstrap []replication.Member, campaign bool) (_ *groupParts, err error) {
+	parts := &groupParts{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("replica %v: %w", r, err), parts.close())
+		}
+	}()
+	if parts.store, err = o.openStore(r); err != nil {
+		return nil, err
+	}
+	parts.snapshots = parts.store.Snapshots(raftlog.Machine{
+		View:  func() (raftlog.View, error) { return m.View() },
+		Stage: func() (raftlog.Stage, error) { return m.Stage() },
+	})
+	if err := stateHoldsSnapshot(parts.snapshots, m); err != nil {
+		return nil, err
+	}
+	parts.link = o.transport.Group(r)
+	parts.link.SetStager(stager{parts.snapshots})
+	parts.group, err = o.host.Open(replication.GroupConfig{
+		Replica: r, Store: parts.store, Snapshots: parts.snapshots, Transport: parts.link,
+		Machine: m, Bootstrap: bootstrap, Campaign: campaign, Stalled: parts.store.Stalled,
+	})
+	return parts, err
+}
+
+// stateHoldsSnapshot refuses a state that lacks what the log was cut behind:
+// somebody emptied state/ and left log/, and what is missing can be read
+// nowhere on this node.
+func stateHoldsSnapshot(snapshots *raftlog.Snapshots, m replication.Machine) error {
+	metas, err := snapshots.List()
+	if err != nil || len(metas) == 0 {
+		return err
+	}
+	if applied, _ := m.Applied(); applied < metas[0].Index {
+		return fmt.Errorf("the state database ends at entry %d, but the log was cut behind entry %d: "+
+			"state/ is older than log/; empty the whole data directory to come back as a new node", applied, metas[0].Index)
+	}
+	return nil
+}
+
+// stager receives snapshots for a group.
+type stager struct{ snapshots *raftlog.Snapshots }
+
+func (s stager) Stage(_ context.Context, stream io.Reader) ([]byte, func(), error) {
+	ticket, err := s.snapshots.Stage(stream)
+	return ticket, func() { _ = s.snapshots.Drop(ticket) }, err
+}
+
+// openStore opens the Raft log of r where logs of its kind live.
+func (o *groupOpener) openStore(r storage.Replica) (*raftlog.Store, error) {
+	inBolt := o.bolt
+	path := filepath.Join(o.dir, boltDir, fmt.Sprintf("%d-%d.bolt", r.Group, r.Generation))
+	if r.Group == storage.ControlGroup {
+		inBolt, path = true, filepath.Join(o.dir, controlFile)
+	}
+	marks, err := o.log.Replica(r)
+	if err != nil {
+		return nil, err
+	}
+	if !inBolt || !o.onDisk {
+		return raftlog.Open(marks)
+	}
+	// A replica that was here before must find its file again: without its
+	// vote it could give a second one. That it was here stands in the log
+	// database, which the node's identity vouches for.
+	_, err = marks.Get(boltMark)
+	known := err == nil
+	if err != nil && !errors.Is(err, storage.ErrLogNotFound) {
+		return nil, err
+	}
+	store, err := raftlog.OpenBolt(raftlog.BoltOptions{Path: path, NodeID: o.self, MustExist: known})
+	if err != nil {
+		return nil, err
+	}
+	if !known {
+		if err := marks.Set(storage.LogValue{Name: boltMark, Value: []byte{1}}); err != nil {
+			return nil, errors.Join(err, store.Close())
+		}
+	}
+	return store, nil
+}
+
+// boltMark says, in the log database, that a replica's log is a bolt file.
+const boltMark = "node/bolt"
+
+func onDisk(fs vfs.FS) bool { return fs == vfs.Default }

@@ -1,0 +1,189 @@
+package node
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
+	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/replication"
+	"github.com/capstan-kv/capstan/replication/transport"
+	"github.com/capstan-kv/capstan/storage/hlc"
+)
+
+// transportHopper carries operations to other nodes over the transport.
+type transportHopper struct{ transport *transport.Transport }
+
+// hop sends one operation on its marked hop. Its errors are *replication.Error:
+// the other node's own refusal, or what is known of the way there.
+func (h transportHopper) hop(ctx context.Context, to partition.NodeID, frame []byte) ([]byte, error) {
+	answer, err := h.transport.Call(ctx, to, kindHop, frame)
+	if err == nil {
+		return answer, nil
+	}
+	var remote *transport.RemoteError
+	switch {
+	case errors.As(err, &remote):
+		refusal, broken := decodeHopError(remote.Payload)
+		if broken != nil {
+			return nil, broken
+		}
+		return nil, refusal
+	case errors.Is(err, transport.ErrBusy):
+		return nil, &replication.Error{
+			Reason: replication.Overloaded, Outcome: replication.NotApplied,
+			Message: fmt.Sprintf("too many requests wait for %s", to), Try: "retry with a pause", Err: err,
+		}
+	case notDelivered(err):
+		return nil, &replication.Error{
+			Reason: replication.NoReplica, Outcome: replication.NotApplied,
+			Message: fmt.Sprintf("%s cannot be reached", to), Try: "another node", Err: errors.Join(errNotDelivered, err),
+		}
+	case ctx.Err() != nil:
+		return nil, &replication.Error{
+			Reason: replication.Deadline, Outcome: replication.Unknown,
+			Message: fmt.Sprintf("out of time while waiting for %s", to), Try: "read the key to see whether it was applied", Err: err,
+		}
+	}
+	return nil, &replication.Error{
+		Reason: replication.LeaderChanged, Outcome: replication.Unknown,
+		Message: fmt.Sprintf("the connection to %s was lost before its answer", to), Try: "read the key to see whether it was applied", Err: err,
+	}
+}
+
+// notDelivered tells the transport's definite errors: the call was not handled
+// and never will be.
+func notDelivered(err error) bool {
+	for _, definite := range []error{transport.ErrUnreachable, transport.ErrNoHandler, transport.ErrTooLarge, transport.ErrClosed} {
+		if errors.Is(err, definite) {
+			return true
+		}
+	}
+	return false
+}
+
+// hopServer answers operations on their marked hop: from the replica here, or
+// not at all.
+type hopServer struct {
+	local   localReplicas
+	clock   *hlc.Clock
+	cursors *cursors
+	count   func() int // partitions; 0 before they are known
+}
+
+func (s *hopServer) handle(ctx context.Context, _ partition.NodeID, frame []byte) ([]byte, error) {
+	answer, err := s.answer(ctx, frame)
+	if err == nil {
+		return answer, nil
+	}
+	var refusal *replication.Error
+	if !errors.As(err, &refusal) {
+		// Not a refusal of the group's own: say as little as is certain.
+		refusal = &replication.Error{Reason: replication.NoReplica, Outcome: replication.Unknown, Message: "the replica failed", Err: err}
+	}
+	return nil, &transport.RemoteError{Payload: encodeHopError(refusal)}
+}
+
+func (s *hopServer) answer(ctx context.Context, frame []byte) ([]byte, error) {
+	if len(frame) > 0 {
+		switch hopKind(frame[0]) {
+		case hopScanOpen:
+			return s.scanOpen(ctx, frame[1:])
+		case hopScanNext:
+			return s.scanNext(ctx, frame[1:])
+		case hopTransfer:
+			return s.transfer(ctx, frame[1:])
+		}
+	}
+	kind, request, err := decodeHop(frame)
+	if err != nil {
+		return nil, badHop(err)
+	}
+	here, err := s.replica(partition.Of(keyOf(request), max(s.count(), 1)))
+	if err != nil {
+		return nil, err
+	}
+	var resp proto.Message
+	switch req := request.(type) {
+	case *capstanv1.GetRequest:
+		resp, err = here.get(ctx, req)
+	case *capstanv1.PutRequest:
+		resp, err = here.put(ctx, req, s.clock)
+	case *capstanv1.DeleteRequest:
+		resp, err = here.delete(ctx, req, s.clock)
+	default:
+		return nil, badHop(fmt.Errorf("kind %d", kind))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return proto.Marshal(resp)
+}
+
+func keyOf(request proto.Message) []byte {
+	if keyed, ok := request.(interface{ GetKey() []byte }); ok {
+		return keyed.GetKey()
+	}
+	return nil
+}
+
+func (s *hopServer) replica(p partition.ID) (*replica, error) {
+	if s.count() > 0 {
+		if here := s.local.replica(p); here != nil {
+			return here, nil
+		}
+	}
+	return nil, &replication.Error{
+		Reason: replication.NoReplica, Outcome: replication.NotApplied, NotLeader: true,
+		Message: fmt.Sprintf("this node holds no replica of partition %d", p),
+	}
+}
+
+func (s *hopServer) scanOpen(ctx context.Context, body []byte) ([]byte, error) {
+	if len(body) < 4 {
+		return nil, badHop(errors.New("scan: cut short"))
+	}
+	var req capstanv1.ScanRequest
+	if err := proto.Unmarshal(body[4:], &req); err != nil {
+		return nil, badHop(err)
+	}
+	here, err := s.replica(partition.ID(binary.BigEndian.Uint32(body)))
+	if err != nil {
+		return nil, err
+	}
+	source, err := here.openPages(ctx, scanPart{
+		start: req.GetStart(), end: req.GetEnd(), keysOnly: req.GetKeysOnly(), limit: req.GetLimit(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	first, err := s.cursors.begin(ctx, source)
+	if err != nil {
+		return nil, err
+	}
+	return encodePage(first)
+}
+
+func (s *hopServer) scanNext(ctx context.Context, body []byte) ([]byte, error) {
+	if len(body) != 9 {
+		return nil, badHop(errors.New("next page of a scan: wrong length"))
+	}
+	id := binary.BigEndian.Uint64(body)
+	if body[8] != 0 {
+		s.cursors.drop(id)
+		return encodePage(page{})
+	}
+	got, err := s.cursors.next(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return encodePage(got)
+}
+
+func badHop(err error) *replication.Error {
+	return &replication.Error{Reason: replication.BadOption, Outcome: replication.NotApplied, Message: "forwarded operation not understood", Err: err}
+}

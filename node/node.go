@@ -1,0 +1,330 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/capstan-kv/capstan/api"
+	"github.com/capstan-kv/capstan/node/formation"
+	"github.com/capstan-kv/capstan/node/identity"
+	"github.com/capstan-kv/capstan/node/membership"
+	"github.com/capstan-kv/capstan/node/metrics"
+	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/replication"
+	"github.com/capstan-kv/capstan/replication/transport"
+	"github.com/capstan-kv/capstan/storage"
+	"github.com/capstan-kv/capstan/storage/hlc"
+)
+
+const (
+	// shutdownWait bounds how long Close waits for requests under way, once
+	// leadership was handed away: longer than a client's default deadline.
+	shutdownWait = 6 * time.Second
+	// leaveWait bounds the farewell to gossip. Without it the others notice
+	// by themselves, some seconds later.
+	leaveWait = 2 * time.Second
+)
+
+// Node is one running node. All methods are safe for concurrent use.
+type Node struct {
+	config      Config
+	journal     journal
+	sockets     sockets
+	id          partition.NodeID
+	incarnation uint64
+	addresses   addresses
+
+	identity  *identity.Identity
+	log       *storage.Log
+	state     *storage.State
+	clock     *hlc.Clock
+	transport *transport.Transport
+	host      *replication.Host
+	members   *membership.Membership
+	former    *formation.Coordinator
+	control   *controlGroup
+	replicas  *replicaSet
+	router    *router
+	cursors   *cursors
+	server    *http.Server
+	pprof     *http.Server
+	metrics   *metrics.Registry
+	controlUp chan struct{} // closed once control is set
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+
+	gossipChanged chan struct{} // wakes the driver
+	gossipForming chan struct{} // wakes formation
+
+	failOnce sync.Once
+	done     chan struct{}
+	err      error
+
+	closeOnce sync.Once
+	closeErr  error
+	undo      []func() error // what Close has to undo, in order of opening
+}
+
+// addresses are those that others are told.
+type addresses struct{ api, peer, gossip string }
+
+// Open starts a node. It returns once the node listens and has opened what its
+// data directory holds; finding its cluster goes on in the background. ctx
+// bounds the opening only. Errors: *ConfigError, identity.ErrInUse and the
+// other errors of a data directory, and those of listening.
+func Open(ctx context.Context, config Config) (_ *Node, err error) {
+	config, err = config.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{
+		config: config, journal: journal{config.Logger}, incarnation: randomNumber(),
+		cursors: &cursors{}, done: make(chan struct{}), controlUp: make(chan struct{}),
+		gossipChanged: make(chan struct{}, 1), gossipForming: make(chan struct{}, 1),
+	}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.Close())
+		}
+	}()
+	for _, open := range []func() error{n.listen, n.openDisk, n.openPeers, n.openControl, n.openGossip, n.openAPI} {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if err := open(); err != nil {
+			return nil, err
+		}
+	}
+	n.tasks.Go(n.belong)
+	return n, nil
+}
+
+func (n *Node) onClose(undo func() error) { n.undo = append(n.undo, undo) }
+
+// sockets are listened on before anything is written, so that a port in use
+// costs nothing.
+type sockets struct{ api, peer net.Listener }
+
+func (n *Node) listen() error {
+	apiListener, err := n.config.Network.Listen(n.config.Listen)
+	if err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	n.sockets.api = apiListener
+	n.onClose(closeListener(apiListener))
+	peerListener, err := n.config.Network.Listen(n.config.ListenPeer)
+	if err != nil {
+		return fmt.Errorf("--listen-peer: %w", err)
+	}
+	n.sockets.peer = peerListener
+	n.onClose(closeListener(peerListener))
+	if n.addresses.api, err = advertised(n.config.Advertise, apiListener.Addr()); err != nil {
+		return fmt.Errorf("--advertise: %w", err)
+	}
+	if n.addresses.peer, err = advertised(n.config.AdvertisePeer, peerListener.Addr()); err != nil {
+		return fmt.Errorf("--advertise-peer: %w", err)
+	}
+	return nil
+}
+
+// closeListener closes a listener that a server may have closed already.
+func closeListener(l net.Listener) func() error {
+	return func() error {
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	}
+}
+
+func (n *Node) openDisk() (err error) {
+	if n.identity, err = identity.Open(n.config.FS, n.config.DataDir, n.config.Name); err != nil {
+		return fmt.Errorf("data directory %s: %w", n.config.DataDir, err)
+	}
+	n.onClose(n.identity.Close)
+	n.id = n.identity.NodeID()
+	n.clock = hlc.New(n.config.Now, n.config.MaxClockOffset)
+	if n.log, err = storage.OpenLog(storage.LogOptions{
+		FS: n.config.FS, Dir: filepath.Join(n.config.DataDir, "log"), NodeID: n.id,
+		MustExist: n.identity.Initialised(), Events: n.onLogEvent,
+	}); err != nil {
+		return fmt.Errorf("data directory %s: %w", n.config.DataDir, err)
+	}
+	n.onClose(n.log.Close)
+	if n.state, err = storage.OpenState(storage.StateOptions{
+		FS: n.config.FS, Dir: filepath.Join(n.config.DataDir, "state"), Events: n.onStateEvent,
+	}); err != nil {
+		return fmt.Errorf("data directory %s: %w", n.config.DataDir, err)
+	}
+	n.onClose(n.state.Close)
+	if n.config.RaftLog == RaftLogBolt && onDisk(n.config.FS) {
+		if err := n.config.FS.MkdirAll(filepath.Join(n.config.DataDir, boltDir), 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *Node) onLogEvent(e storage.LogEvent) {
+	n.journal.logDatabase(e)
+	if failed, ok := e.(storage.LogFailed); ok {
+		n.fail(fmt.Errorf("log database: %w", failed.Err))
+	}
+}
+
+func (n *Node) onStateEvent(e storage.Event) {
+	n.journal.state(e)
+	if fatal, ok := e.(storage.EventFatal); ok {
+		n.fail(fmt.Errorf("%s database: %w", fatal.Database, fatal.Err))
+	}
+}
+
+func (n *Node) openPeers() (err error) {
+	if n.transport, err = transport.New(transport.Config{
+		Self: n.id, Cluster: n.identity.ClusterID, Incarnation: n.incarnation, Start: n.identity.Starts(),
+		Listener: n.sockets.peer, Dial: n.config.Network.Dial, Resolve: n.resolve, Admit: n.admit, Events: n.journal.transport,
+	}); err != nil {
+		return err
+	}
+	n.onClose(n.transport.Close)
+	if n.host, err = replication.NewHost(replication.HostConfig{
+		Self: n.id, Peers: peers{n.transport}, Events: n.journal.replication,
+	}); err != nil {
+		return err
+	}
+	opener := &groupOpener{
+		self: n.id, dir: n.config.DataDir, onDisk: onDisk(n.config.FS), bolt: n.config.RaftLog == RaftLogBolt,
+		log: n.log, host: n.host, transport: n.transport,
+	}
+	n.replicas = &replicaSet{self: n.id, name: n.config.Name, opener: opener, state: n.state, log: n.config.Logger}
+	n.onClose(n.replicas.close)
+	n.onClose(n.closeControl)
+	n.onClose(n.host.Close) // hands leadership of all groups away, side by side
+	n.router = newRouter(n.id, n.ring, transportHopper{n.transport}, n.replicas, n.clock)
+	hops := &hopServer{local: n.replicas, clock: n.clock, cursors: n.cursors, count: func() int { return len(n.ring().Partitions) }}
+	n.transport.Handle(kindHop, hops.handle)
+	n.transport.Handle(kindStatus, n.handleStatus)
+	n.onClose(func() error { n.cursors.close(); return nil })
+	return nil
+}
+
+func (n *Node) closeControl() error {
+	if n.control == nil {
+		return nil
+	}
+	return n.control.close()
+}
+
+func (n *Node) openGossip() (err error) {
+	if n.members, err = membership.Open(membership.Config{
+		NodeID: n.id, Name: n.config.Name, Cluster: n.config.Cluster, ClusterID: n.identity.ClusterID(),
+		APIAddr: n.addresses.api, PeerAddr: n.addresses.peer, Zone: n.config.Zone, Version: Version(),
+		Expect: n.config.BootstrapExpect, Network: n.config.Network, Bind: n.config.ListenGossip,
+		Advertise: n.config.AdvertiseGossip, Join: n.config.Join, Events: n.journal.membership,
+	}); err != nil {
+		return fmt.Errorf("--listen-gossip: %w", err)
+	}
+	n.addresses.gossip = n.members.Addr()
+	n.onClose(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), leaveWait)
+		defer cancel()
+		if err := n.members.Leave(ctx); err != nil {
+			n.journal.log.Debug("gossip was not told of the stop", "err", err)
+		}
+		return n.members.Close()
+	})
+	n.tasks.Go(n.watchGossip)
+	return nil
+}
+
+func (n *Node) openAPI() error {
+	n.metrics = metrics.New(n.figures)
+	handler := api.NewHandler(api.Config{
+		KV: n.router, Cluster: clusterService{n}, Health: health{n}, MaxValueSize: n.config.MaxValueSize,
+		Version: Version(), Metrics: n.metrics.Handler(), Observer: n.metrics, APIAddress: n.apiAddress,
+		Panicked: func(method string, value any, stack []byte) {
+			n.journal.log.Error("a request panicked", "method", method, "panic", value, "stack", string(stack))
+		},
+	})
+	n.server = api.NewServer(handler)
+	n.tasks.Go(func() {
+		if err := n.server.Serve(n.sockets.api); !errors.Is(err, http.ErrServerClosed) {
+			n.fail(fmt.Errorf("client API: %w", err))
+		}
+	})
+	n.onClose(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), shutdownWait)
+		defer cancel()
+		if err := n.server.Shutdown(ctx); err != nil {
+			return n.server.Close() // somebody holds on to a connection
+		}
+		return nil
+	})
+	return n.openPprof()
+}
+
+// Addr is where clients, other nodes and gossip reach this node.
+func (n *Node) Addr() (api, peer, gossip string) {
+	return n.addresses.api, n.addresses.peer, n.addresses.gossip
+}
+
+// ID is the node's id.
+func (n *Node) ID() partition.NodeID { return n.id }
+
+// Done is closed when the node can not go on; Err then says why. It still has
+// to be closed.
+func (n *Node) Done() <-chan struct{} { return n.done }
+
+// Err is why the node can not go on; nil while it can.
+func (n *Node) Err() error {
+	select {
+	case <-n.done:
+		return n.err
+	default:
+		return nil
+	}
+}
+
+func (n *Node) fail(err error) {
+	n.failOnce.Do(func() {
+		n.journal.log.Error("the node can not go on", "err", err)
+		n.err = err
+		close(n.done)
+	})
+}
+
+// Close hands leadership away, answers what is under way, and closes all that
+// Open opened, in reverse. Closing again returns the first close's error.
+func (n *Node) Close() error {
+	n.closeOnce.Do(func() {
+		n.cancel()
+		var errs []error
+		for i := len(n.undo) - 1; i >= 0; i-- {
+			errs = append(errs, n.undo[i]())
+		}
+		n.tasks.Wait()
+		n.closeErr = errors.Join(errs...)
+	})
+	return n.closeErr
+}
+
+func randomNumber() uint64 {
+	for {
+		var b [8]byte
+		_, _ = rand.Read(b[:]) // never fails
+		if v := binary.BigEndian.Uint64(b[:]); v != 0 {
+			return v
+		}
+	}
+}

@@ -1,0 +1,185 @@
+package node
+
+import (
+	"bytes"
+	"container/heap"
+	"context"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
+	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/storage"
+)
+
+const (
+	// A page is what travels at once, from a replica to the node that merges
+	// and from there to the client: large enough to pay for its trip, small
+	// enough that a scan of everything holds little memory.
+	pageEntries = 1024
+	pageBytes   = 512 << 10
+)
+
+// pages are one partition's live entries in key order, from one point in time.
+type pages interface {
+	// next is the following page; an empty one ends the partition.
+	next(ctx context.Context) ([]*capstanv1.Entry, error)
+	close()
+}
+
+// Scan answers api.KV: it opens one view a partition, each at a read index of
+// its own, and merges them in key order.
+func (r *router) Scan(ctx context.Context, req *capstanv1.ScanRequest, emit func(*capstanv1.ScanResponse) error) error {
+	if err := onlyLinearizable(req.GetConsistency(), req.GetSession()); err != nil {
+		return err
+	}
+	ring := r.ring()
+	if !ring.Placed() {
+		return notInCluster()
+	}
+	start, end := scanRange(req)
+	from := partitionsOf(req, len(ring.Partitions))
+	sources := make([]pages, len(from))
+	defer func() {
+		for _, source := range sources {
+			if source != nil {
+				source.close()
+			}
+		}
+	}()
+	// Every view is opened before the first entry is sent: a partition that
+	// cannot be read is found before the client has seen half an answer.
+	openers, opening := errgroup.WithContext(ctx)
+	for i, p := range from {
+		openers.Go(func() error {
+			source, err := r.open(opening, p, scanPart{start: start, end: end, keysOnly: req.GetKeysOnly(), limit: req.GetLimit()})
+			sources[i] = source
+			return err
+		})
+	}
+	if err := openers.Wait(); err != nil {
+		return err
+	}
+	more, err := merge(ctx, sources, int(req.GetLimit()), emit)
+	if err != nil {
+		return err
+	}
+	return emit(&capstanv1.ScanResponse{End: &capstanv1.ScanEnd{
+		More:      more,
+		Freshness: &capstanv1.Freshness{ServedBy: nameOf(ring, r.self), Staleness: &durationpb.Duration{}},
+	}})
+}
+
+// scanPart is what a scan wants of one partition.
+type scanPart struct {
+	start, end []byte
+	keysOnly   bool
+	limit      uint32 // 0 = none; a partition need not give more than the whole scan wants
+}
+
+// scanRange is the half-open range of keys that a request means; an empty end
+// is no end.
+func scanRange(req *capstanv1.ScanRequest) (start, end []byte) {
+	if prefix := req.GetPrefix(); len(prefix) > 0 {
+		return prefix, storage.PrefixEnd(prefix)
+	}
+	return req.GetStart(), req.GetEnd()
+}
+
+// partitionsOf are the partitions that may hold a key of the request: one, if
+// its prefix holds a whole hash tag.
+func partitionsOf(req *capstanv1.ScanRequest, count int) []partition.ID {
+	if prefix := req.GetPrefix(); len(partition.Tag(prefix)) < len(prefix) {
+		return []partition.ID{partition.Of(prefix, count)}
+	}
+	out := make([]partition.ID, count)
+	for p := range out {
+		out[p] = partition.ID(p)
+	}
+	return out
+}
+
+// merge sends the entries of all sources in key order, limit of them at most
+// (0: all), and says whether there are more.
+func merge(ctx context.Context, sources []pages, limit int, emit func(*capstanv1.ScanResponse) error) (more bool, err error) {
+	var heads headHeap
+	for _, source := range sources {
+		h := &head{source: source}
+		if ok, err := h.fill(ctx); err != nil {
+			return false, err
+		} else if ok {
+			heads = append(heads, h)
+		}
+	}
+	heap.Init(&heads)
+	page, size, sent := make([]*capstanv1.Entry, 0, pageEntries), 0, 0
+	flush := func() error {
+		if len(page) == 0 {
+			return nil
+		}
+		err := emit(&capstanv1.ScanResponse{Entries: page})
+		page, size = make([]*capstanv1.Entry, 0, pageEntries), 0
+		return err
+	}
+	for len(heads) > 0 {
+		if limit > 0 && sent == limit {
+			more = true
+			break
+		}
+		h := heads[0]
+		entry := h.page[0]
+		h.page = h.page[1:]
+		page, size, sent = append(page, entry), size+len(entry.GetKey())+len(entry.GetValue()), sent+1
+		if len(page) == pageEntries || size >= pageBytes {
+			if err := flush(); err != nil {
+				return false, err
+			}
+		}
+		switch ok, err := h.fill(ctx); {
+		case err != nil:
+			return false, err
+		case ok:
+			heap.Fix(&heads, 0)
+		default:
+			heap.Pop(&heads)
+		}
+	}
+	return more, flush()
+}
+
+// head is a source and the rest of its current page.
+type head struct {
+	source pages
+	page   []*capstanv1.Entry
+}
+
+// fill reports whether there is an entry, after fetching the next page if the
+// current one is used up.
+func (h *head) fill(ctx context.Context) (bool, error) {
+	if len(h.page) > 0 {
+		return true, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	page, err := h.source.next(ctx)
+	h.page = page
+	return len(page) > 0, err
+}
+
+type headHeap []*head
+
+func (h headHeap) Len() int { return len(h) }
+func (h headHeap) Less(i, j int) bool {
+	return bytes.Compare(h[i].page[0].GetKey(), h[j].page[0].GetKey()) < 0
+}
+func (h headHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *headHeap) Push(x any)   { *h = append(*h, x.(*head)) }
+func (h *headHeap) Pop() any {
+	old := *h
+	last := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	return last
+}

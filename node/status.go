@@ -1,0 +1,103 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/capstan-kv/capstan/partition"
+)
+
+// statusWait bounds how long a status waits for the other nodes: somebody who
+// asks for it during an outage should not have to wait for the outage.
+const statusWait = 750 * time.Millisecond
+
+// groupStatus is what a node knows of one of its replicas.
+type groupStatus struct {
+	Partition partition.ID
+	Leads     bool
+	Leader    partition.NodeID `json:",omitempty"`
+	Term      uint64
+	Commit    uint64
+	Applied   uint64
+}
+
+// nodeStatus is what one node knows of itself.
+type nodeStatus struct {
+	Node           partition.NodeID
+	ControlApplied uint64
+	Groups         []groupStatus
+}
+
+// applied is the node's applied index of a partition; 0 if it is not known.
+func (s nodeStatus) applied(p partition.ID) uint64 {
+	for _, g := range s.Groups {
+		if g.Partition == p {
+			return g.Applied
+		}
+	}
+	return 0
+}
+
+func encodeStatus(s nodeStatus) []byte {
+	data, err := json.Marshal(s)
+	if err != nil {
+		panic(fmt.Sprintf("node: a struct of plain fields does not encode: %v", err))
+	}
+	return data
+}
+
+func decodeStatus(data []byte) (nodeStatus, error) {
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	var s nodeStatus
+	if err := decoder.Decode(&s); err != nil {
+		return nodeStatus{}, fmt.Errorf("status of a node: %w", err)
+	}
+	return s, nil
+}
+
+// askStatus asks nodes for their status, all at once, and returns what came in
+// time.
+func askStatus(ctx context.Context, ask func(context.Context, partition.NodeID) (nodeStatus, error), nodes []partition.NodeID) map[partition.NodeID]nodeStatus {
+	ctx, cancel := context.WithTimeout(ctx, statusWait)
+	defer cancel()
+	var mu sync.Mutex
+	var asked sync.WaitGroup
+	got := make(map[partition.NodeID]nodeStatus, len(nodes))
+	for _, node := range nodes {
+		asked.Go(func() {
+			status, err := ask(ctx, node)
+			if err != nil {
+				return // what does not answer is missing from the result
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			got[node] = status
+		})
+	}
+	asked.Wait()
+	return got
+}
+
+// leaders is who leads each partition by the nodes' own word: of two that both
+// think so, the one of the higher term.
+func leaders(statuses map[partition.NodeID]nodeStatus) map[partition.ID]groupLeader {
+	out := map[partition.ID]groupLeader{}
+	for node, status := range statuses {
+		for _, g := range status.Groups {
+			if g.Leads && g.Term > out[g.Partition].term {
+				out[g.Partition] = groupLeader{node: node, term: g.Term, commit: g.Commit}
+			}
+		}
+	}
+	return out
+}
+
+type groupLeader struct {
+	node         partition.NodeID
+	term, commit uint64
+}
