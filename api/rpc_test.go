@@ -156,7 +156,7 @@ func TestEveryDialectTellsEveryErrorWithInfo(t *testing.T) {
 		wantError(t, get(&capstanv1.GetRequest{Key: key, Session: "x"}), connect.CodeUnimplemented, 0, notAppliedOutcome, "session")
 		// Refused by the runtime before a handler runs.
 		wantError(t, put(&capstanv1.PutRequest{Key: key, Value: make([]byte, MaxMessageSize)}), connect.CodeResourceExhausted, tooLargeReason, notAppliedOutcome, "4 MiB")
-		wantError(t, put(&capstanv1.PutRequest{Key: key, Value: make([]byte, 3*MaxMessageSize)}), connect.CodeResourceExhausted, tooLargeReason, notAppliedOutcome, "4 MiB")
+		wantError(t, put(&capstanv1.PutRequest{Key: key, Value: make([]byte, MaxMessageSize+2*wireOverhead)}), connect.CodeResourceExhausted, tooLargeReason, notAppliedOutcome, "4 MiB")
 		wantError(t, scan(&capstanv1.ScanRequest{Prefix: make([]byte, MaxMessageSize)}), connect.CodeResourceExhausted, tooLargeReason, notAppliedOutcome, "4 MiB")
 		if s.seen() != before {
 			t.Error("a refused request reached the backend")
@@ -169,7 +169,7 @@ func TestEveryDialectTellsEveryErrorWithInfo(t *testing.T) {
 func TestCompressionBombIsRefusedCheaply(t *testing.T) {
 	eachDialect(t, func(t *testing.T, s *edgeServer, client func(...connect.ClientOption) capstanv1connect.KVServiceClient) {
 		kv := client(connect.WithSendGzip())
-		const size = 512 << 20
+		const size = 128 << 20
 		var before, after runtime.MemStats
 		bomb := &capstanv1.PutRequest{Key: []byte("k"), Value: make([]byte, MaxMessageSize+100)}
 		_, err := kv.Put(t.Context(), bomb)
@@ -177,7 +177,7 @@ func TestCompressionBombIsRefusedCheaply(t *testing.T) {
 		if !strings.HasPrefix(t.Name(), "TestCompressionBombIsRefusedCheaply/connect_http") {
 			return
 		}
-		// A real one: 512 MiB of zeros in half a megabyte.
+		// A real one: 128 MiB of zeros in an eighth of a megabyte.
 		var packed bytes.Buffer
 		z, zeros := gzip.NewWriter(&packed), make([]byte, 1<<20)
 		for range size >> 20 {
