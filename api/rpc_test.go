@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -409,6 +410,17 @@ func getOp(key string) *capstanv1.Operation {
 
 func TestBatchRunsOneKeyInOrderAndFailsEachAlone(t *testing.T) {
 	s := startEdge(t)
+	var running sync.Map
+	s.before = func(_ context.Context, _ string, key []byte) error {
+		if _, beside := running.LoadOrStore(string(key), true); beside {
+			t.Errorf("two operations on %q at once", key)
+		}
+		for range 100 {
+			runtime.Gosched() // let others overtake, if they can
+		}
+		running.Delete(string(key))
+		return nil
+	}
 	kv := capstanv1connect.NewKVServiceClient(s.h2c, s.url)
 	var ops []*capstanv1.Operation
 	for i := range 200 {
