@@ -227,7 +227,7 @@ func TestConditionFailed(t *testing.T) {
 
 func TestDeadlines(t *testing.T) {
 	release := make(chan struct{})
-	cluster, c := start(t, 2, func(o *client.Options) { o.Timeout = 150 * time.Millisecond; o.NoRing = true })
+	cluster, c := start(t, 2, func(o *client.Options) { o.Timeout = 600 * time.Millisecond; o.NoRing = true })
 	t.Cleanup(func() { close(release) })
 	cluster.nodes[0].failWith(func(string) error { <-release; return nil })
 	// A write waits and does not know; a read leaves time for another node.
