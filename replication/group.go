@@ -298,7 +298,7 @@ func (g *Group) fail(cause error) {
 	g.applied.close(failedReplica(cause))
 	g.broadcast()
 	g.host.emit(ReplicaFailed{Replica: g.replica, Err: cause})
-	g.host.wg.Go(func() { g.stop() })
+	g.host.wg.Go(func() { _ = g.stop() }) // Close tells the error again
 }
 
 // Close hands leadership away if there is somebody to take it, answers what is
@@ -324,7 +324,7 @@ func (g *Group) stop() error {
 	if g.raft.State() == raft.Leader && len(g.configuration().Servers) > 1 {
 		// Bounded by the library with an election timeout. Whether somebody
 		// took over does not matter: the others elect if not.
-		g.hand(func() { g.raft.LeadershipTransfer().Error() })
+		g.hand(func() { _ = g.raft.LeadershipTransfer().Error() })
 	}
 	g.broadcast()
 	// A leader without a quorum gives up after its lease at the latest, which
