@@ -155,9 +155,9 @@ func FuzzValue(f *testing.F) {
 }
 
 func FuzzReplicaKey(f *testing.F) {
-	f.Add(append(appendReplicaPrefix(nil, testReplica), kindKey, 'k'))
-	f.Add(append(appendReplicaPrefix(nil, testReplica), kindApplied))
-	f.Add(append(appendReplicaPrefix(nil, testReplica), kindBlob))
+	f.Add(append(appendReplicaPrefix(nil, stateReplica), kindKey, 'k'))
+	f.Add(append(appendReplicaPrefix(nil, stateReplica), kindApplied))
+	f.Add(append(appendReplicaPrefix(nil, stateReplica), kindBlob))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, kind, rest, err := decodeReplicaKey(b)
 		if err != nil {

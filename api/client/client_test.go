@@ -139,6 +139,18 @@ func TestFailoverWhenNothingListens(t *testing.T) {
 	}
 }
 
+func TestNobodyThereIsSaidSoon(t *testing.T) {
+	c, err := client.New(client.Options{Endpoints: []string{unusedAddress()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, err = c.Put(t.Context(), []byte("k"), nil)
+	if e := asError(t, err); e.Attempts != 4 || e.Code != connect.CodeUnavailable || !client.IsNotApplied(err) {
+		t.Errorf("got %+v", e)
+	}
+}
+
 // What may be sent again, and what never.
 func TestRetries(t *testing.T) {
 	unknown := &capstanv1.ErrorInfo{Reason: capstanv1.Reason_REASON_LEADER_CHANGED, Outcome: capstanv1.Outcome_OUTCOME_UNKNOWN}

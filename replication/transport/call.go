@@ -53,6 +53,9 @@ func (t *Transport) Call(ctx context.Context, node partition.NodeID, kind uint8,
 		return t.callSelf(ctx, kind, payload)
 	}
 	l, err := t.linkTo(ctx.Done(), node)
+	if err != nil && ctx.Err() != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnreachable, ctx.Err())
+	}
 	if err != nil {
 		return nil, err
 	}
