@@ -3,13 +3,12 @@
 package main
 
 import (
+	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -27,21 +26,38 @@ func TestClusterPausedLeaderNeverAnswersStale(t *testing.T) {
 	t.Parallel()
 	const (
 		pauses  = 4
-		waiting = 40  // requests that wait in the kernel, on a connection each
+		waiting = 12  // connections on which reads wait in the kernel, and as many that are new
+		deep    = 40  // reads on each, one behind the other: they come while it wakes
 		readers = 4   // that go on asking while it wakes
 		awake   = 200 // of their answers
 	)
 	c := startCluster(t, 3)
-	key := "paused"
+	var keys []string // over many partitions: each leader wakes by itself
+	for i := range 24 {
+		keys = append(keys, fmt.Sprint("paused/", i))
+	}
 	for round := range pauses {
 		was, is := fmt.Sprintf("old %d", round), fmt.Sprintf("new %d", round)
 		var paused *serving
 		c.until("a write through the leader", func() (err error) {
-			if paused, err = c.leader(c.nodes[round%3], key); err != nil {
+			if paused, err = c.leader(c.nodes[round%3], keys[0]); err != nil {
 				return err
 			}
-			return c.write(paused, key, was)
+			return c.write(paused, was, keys...)
 		})
+		var led []string
+		for _, key := range keys {
+			if n, err := c.leader(paused, key); err == nil && n == paused {
+				led = append(led, key)
+			}
+		}
+		warm := c.dial(paused, waiting)
+		for _, conn := range warm {
+			ask(conn, led[:1], 1)
+			if status, _, err := rawAnswer(conn); err != nil || status != http.StatusOK {
+				t.Fatalf("%s before its pause: %d %v", paused.name, status, err)
+			}
+		}
 		// One of these reads may be in the middle when the signal comes. It
 		// began before the new value and may see either.
 		half := c.client(paused)
@@ -57,7 +73,7 @@ func TestClusterPausedLeaderNeverAnswersStale(t *testing.T) {
 					}
 					began := time.Now()
 					ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
-					_, _ = half.Get(ctx, []byte(key))
+					_, _ = half.Get(ctx, []byte(led[0]))
 					cancel()
 					if time.Since(began) > 100*time.Millisecond {
 						return // it is paused
@@ -70,11 +86,8 @@ func TestClusterPausedLeaderNeverAnswersStale(t *testing.T) {
 		if other == paused {
 			other = c.nodes[1]
 		}
-		c.until("another leads and takes a write", func() error {
-			if n, err := c.leader(other, key); err != nil || n == paused {
-				return fmt.Errorf("%s still leads (%v)", paused.name, err)
-			}
-			return c.write(other, key, is)
+		c.until("others lead and take writes", func() error {
+			return c.write(other, is, led...)
 		})
 		close(inFlight)
 		before.Wait()
@@ -87,19 +100,26 @@ func TestClusterPausedLeaderNeverAnswersStale(t *testing.T) {
 				t.Errorf("round %d: %s found nothing", round, paused.name)
 			}
 		}
-		answers := c.queue(paused, key, waiting)
+		asked := append(warm, c.dial(paused, waiting)...)
+		for _, conn := range asked {
+			ask(conn, led, deep)
+		}
 		paused.signal(syscall.SIGCONT)
 		var fresh, errs atomic.Int64
 		var all []func()
-		for _, answer := range answers {
+		for _, conn := range asked {
 			all = append(all, func() {
-				status, body, err := answer()
-				if err != nil || status != http.StatusOK {
-					errs.Add(1)
-				} else {
-					fresh.Add(1)
-				}
-				if err == nil {
+				for range deep {
+					status, body, err := rawAnswer(conn)
+					if err != nil {
+						t.Errorf("round %d: %s answered with %v", round, paused.name, err)
+						return
+					}
+					if status == http.StatusOK {
+						fresh.Add(1)
+					} else {
+						errs.Add(1)
+					}
 					judge(status, body)
 				}
 			})
@@ -108,7 +128,7 @@ func TestClusterPausedLeaderNeverAnswersStale(t *testing.T) {
 		for range readers {
 			all = append(all, func() {
 				for end := time.Now().Add(clusterPatience); right.Load() < awake; {
-					status, _, body, err := plain(http.MethodGet, paused.url()+"/kv/"+key, "")
+					status, _, body, err := plain(http.MethodGet, paused.url()+"/kv/"+led[0], "")
 					if err == nil {
 						judge(status, body)
 					}
@@ -122,13 +142,13 @@ func TestClusterPausedLeaderNeverAnswersStale(t *testing.T) {
 			})
 		}
 		together(all...)
-		t.Logf("round %d: of %d reads that waited for %s, %d saw the new value and %d failed", round, waiting, paused.name, fresh.Load(), errs.Load())
+		t.Logf("round %d: of %d reads that waited for %s, which led %d keys, %d were answered and %d refused", round, len(asked)*deep, paused.name, len(led), fresh.Load(), errs.Load())
 		c.untilReady(c.nodes...)
 	}
 }
 
-// write puts through one node alone, once.
-func (c *cluster) write(through *serving, key, value string) error {
+// write puts a value under each key, through one node alone.
+func (c *cluster) write(through *serving, value string, keys ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), client.DefaultTimeout)
 	defer cancel()
 	asked, err := client.New(client.Options{Endpoints: []string{through.url()}, Via: through.url()})
@@ -136,15 +156,19 @@ func (c *cluster) write(through *serving, key, value string) error {
 		return err
 	}
 	defer asked.Close()
-	_, err = asked.Put(ctx, []byte(key), []byte(value))
-	return err
+	for _, key := range keys {
+		if _, err := asked.Put(ctx, []byte(key), []byte(value)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// queue sends reads to a node that does not run: the kernel takes the
-// connections and the requests. Each function waits for an answer.
-func (c *cluster) queue(n *serving, key string, count int) []func() (int, string, error) {
+// dial opens connections to a node. They come about even if it does not run:
+// the kernel takes them, and what is sent.
+func (c *cluster) dial(n *serving, count int) []*bufio.ReadWriter {
 	c.t.Helper()
-	var answers []func() (int, string, error)
+	var conns []*bufio.ReadWriter
 	for range count {
 		conn, err := net.DialTimeout("tcp", n.ip+":7820", 5*time.Second)
 		if err != nil {
@@ -152,26 +176,26 @@ func (c *cluster) queue(n *serving, key string, count int) []func() (int, string
 		}
 		c.t.Cleanup(func() { conn.Close() })
 		_ = conn.SetDeadline(time.Now().Add(clusterPatience))
-		if _, err := fmt.Fprintf(conn, "GET /kv/%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", key); err != nil {
-			c.t.Fatal(err)
-		}
-		answers = append(answers, func() (int, string, error) { return rawAnswer(conn) })
+		conns = append(conns, bufio.NewReadWriter(bufio.NewReader(conn), bufio.NewWriter(conn)))
 	}
-	return answers
+	return conns
 }
 
-// rawAnswer reads an answer to the end of its connection.
-func rawAnswer(conn net.Conn) (status int, body string, err error) {
-	text, err := io.ReadAll(conn)
-	if len(text) == 0 {
-		return 0, "", errors.Join(errors.New("no answer"), err)
+// ask sends reads; if that fails, so does rawAnswer.
+func ask(conn *bufio.ReadWriter, keys []string, count int) {
+	for i := range count {
+		fmt.Fprintf(conn, "GET /kv/%s?timeout=300ms HTTP/1.1\r\nHost: x\r\n\r\n", keys[i%len(keys)])
 	}
-	head, body, whole := strings.Cut(string(text), "\r\n\r\n")
-	if !whole {
-		return 0, "", fmt.Errorf("half an answer: %q", text)
-	}
-	if _, err := fmt.Sscanf(head, "HTTP/1.1 %d", &status); err != nil {
+	conn.Flush()
+}
+
+// rawAnswer reads the next answer on a connection.
+func rawAnswer(conn *bufio.ReadWriter) (status int, body string, err error) {
+	r, err := http.ReadResponse(conn.Reader, nil)
+	if err != nil {
 		return 0, "", err
 	}
-	return status, body, nil
+	defer r.Body.Close()
+	text, err := io.ReadAll(r.Body)
+	return r.StatusCode, string(text), err
 }
