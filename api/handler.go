@@ -93,7 +93,7 @@ func (d *door) serveNothing(w http.ResponseWriter, r *http.Request) {
 		_ = d.errors.Write(w, r, failureOf(ErrUnimplemented(methodPath(r)), false, nil).connectError()) // the client is gone
 		return
 	}
-	writeFailure(w, r, notFound("nothing here; try: / for what there is"))
+	writeFailure(w, notFound("nothing here; try: / for what there is"))
 }
 
 // methodPath is the path for a message: short, whatever was sent.

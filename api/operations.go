@@ -84,7 +84,7 @@ func (o *operations) batch(ctx context.Context, r *capstanv1.BatchRequest) (*cap
 		next <- group
 	}
 	close(next)
-	budget := &answerBudget{left: MaxMessageSize - wireOverhead}
+	budget := &answerBudget{left: MaxMessageSize - len(results)*resultOverhead, json: isJSONCall(ctx)}
 	var workers sync.WaitGroup
 	for range min(batchConcurrency, len(groups)) {
 		workers.Go(func() {
@@ -181,15 +181,23 @@ func notStarted(cause error) error {
 	return f
 }
 
+// resultOverhead is put aside for each result of a batch, beside the value
+// read: a version, an error, the names of fields in JSON.
+const resultOverhead = 512
+
 // answerBudget keeps the values of a batch below the size of one message.
 type answerBudget struct {
 	mu   sync.Mutex
 	left int
+	json bool // values travel as base64
 }
 
 func (b *answerBudget) take(n int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.json {
+		n += n/3 + 1
+	}
 	if n > b.left {
 		return false
 	}

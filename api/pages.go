@@ -50,13 +50,13 @@ func (d *door) serveReady(w http.ResponseWriter, r *http.Request) {
 	}
 	query, err := parseQuery(r.URL.RawQuery, "level")
 	if err != nil {
-		writeFailure(w, r, failureOf(err, false, nil))
+		writeFailure(w, failureOf(err, false, nil))
 		return
 	}
 	var level capstanv1.Consistency
 	if text, given := query["level"]; given {
 		if text != "linearizable" {
-			writeFailure(w, r, failureOf(badOption("unknown level %.40q; try: linearizable, or no level", text), false, nil))
+			writeFailure(w, failureOf(badOption("unknown level %.40q; try: linearizable, or no level", text), false, nil))
 			return
 		}
 		level = linearizable
@@ -93,7 +93,7 @@ func allow(w http.ResponseWriter, r *http.Request, allowed ...string) bool {
 	}
 	list := strings.Join(allowed, ", ")
 	w.Header().Set("Allow", list)
-	writeFailure(w, r, &failure{
+	writeFailure(w, &failure{
 		code: connect.CodeUnimplemented, status: http.StatusMethodNotAllowed,
 		message: fmt.Sprintf("method %.20s not allowed here; try: %s", r.Method, list),
 		info:    notApplied(),
@@ -109,7 +109,7 @@ func notFound(message string) *failure {
 }
 
 // writeFailure answers with f as Connect's JSON. HEAD gets the same headers.
-func writeFailure(w http.ResponseWriter, _ *http.Request, f *failure) {
+func writeFailure(w http.ResponseWriter, f *failure) {
 	type detail struct {
 		Type  string          `json:"type"`
 		Value string          `json:"value"`

@@ -70,7 +70,7 @@ func (c *plainCall) serve() {
 	write := c.r.Method == http.MethodPut || c.r.Method == http.MethodDelete
 	defer func() {
 		if v := recover(); v != nil {
-			if v == http.ErrAbortHandler {
+			if isAbort(v) {
 				panic(v)
 			}
 			c.fail(panicked(c.ops.config, c.label(), v), write)
@@ -210,7 +210,7 @@ const trustedLength = 64 << 10
 // body reads a value. A body that breaks off is an error, never a short value.
 func (c *plainCall) body() ([]byte, error) {
 	h := c.r.Header
-	if encoding := h.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+	if encoding := strings.Join(h.Values("Content-Encoding"), ","); encoding != "" && !strings.EqualFold(encoding, "identity") {
 		return nil, unsupported("content-encoding %.40q; try: the value as it is", encoding)
 	}
 	if media, _, err := mime.ParseMediaType(h.Get("Content-Type")); err == nil && strings.HasPrefix(media, "multipart/") {
@@ -288,7 +288,7 @@ func (c *plainCall) fail(err error, write bool) {
 	}
 	setIfAny(c.w.Header(), headerReceipt, f.info.GetReceipt())
 	setIfAny(c.w.Header(), headerSession, f.info.GetSession())
-	writeFailure(c.w, c.r, f)
+	writeFailure(c.w, f)
 }
 
 // setVersion tells a version; a committed one is the strong validator too.

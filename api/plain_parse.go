@@ -161,20 +161,20 @@ func preconditions(h http.Header) (*capstanv1.Condition, error) {
 	case len(match) > 0 && len(noneMatch) > 0:
 		return nil, badOption("if-match together with if-none-match; try: one of them")
 	case len(noneMatch) > 0:
-		tags, any, err := parseETags(strings.Join(noneMatch, ","))
+		_, every, err := parseETags(strings.Join(noneMatch, ","))
 		if err != nil {
 			return nil, badOption("if-none-match: %v", err)
 		}
-		if !any || len(tags) > 0 {
+		if !every {
 			return nil, badOption("if-none-match with a version is not offered; try: if-none-match: *")
 		}
 		return &capstanv1.Condition{Test: &capstanv1.Condition_Absent{Absent: true}}, nil
 	case len(match) > 0:
-		tags, any, err := parseETags(strings.Join(match, ","))
+		tags, every, err := parseETags(strings.Join(match, ","))
 		if err != nil {
 			return nil, badOption("if-match: %v", err)
 		}
-		if any {
+		if every {
 			return &capstanv1.Condition{Test: &capstanv1.Condition_Present{Present: true}}, nil
 		}
 		return matchOne(tags)
@@ -217,8 +217,8 @@ func (e etag) String() string {
 const maxETags = 16
 
 // parseETags reads the value of If-Match or If-None-Match (RFC 9110, 13.1.1):
-// any is "*", which stands alone.
-func parseETags(list string) (tags []etag, any bool, err error) {
+// every is "*", which stands alone.
+func parseETags(list string) (tags []etag, every bool, err error) {
 	const space = " \t"
 	rest := strings.Trim(list, space)
 	if rest == "*" {

@@ -360,8 +360,8 @@ func FuzzParseETags(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, list string) {
-		tags, any, err := parseETags(list)
-		if err != nil || any {
+		tags, every, err := parseETags(list)
+		if err != nil || every {
 			if len(tags) > 0 {
 				t.Fatal("tags beside an error or *")
 			}

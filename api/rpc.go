@@ -46,7 +46,7 @@ func (d *door) serveRPC(w http.ResponseWriter, r *http.Request, h http.Handler, 
 			if f.status == http.StatusHTTPVersionNotSupported {
 				w.Header().Set("Connection", "close") // the client may wait for more than HTTP/1.1 can do
 			}
-			writeFailure(w, r, f)
+			writeFailure(w, f)
 		} else {
 			_ = d.errors.Write(w, r, f.connectError()) // the client is gone
 		}
@@ -72,6 +72,7 @@ type rpcCall struct {
 	controller  *http.ResponseController
 	entered     bool
 	timed       bool
+	json        bool   // the messages are JSON
 	rpc         string // service and method
 	level, code string // labels for the observer
 	status      int
@@ -235,6 +236,7 @@ func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (res connect.AnyResponse, err error) {
 		call := callOf(ctx)
 		call.enter()
+		call.json = isJSON(req)
 		write := isWrite(req.Spec())
 		defer func() {
 			if v := recover(); v != nil {
@@ -260,7 +262,7 @@ func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		}
 		res, err = next(ctx, req)
 		if err == nil {
-			err = checkSize(req, res)
+			err = checkSize(res, call.json, write)
 		}
 		return res, err
 	}
@@ -300,8 +302,14 @@ func (e *edge) leave(call *rpcCall, err error, write bool) error {
 	return f.connectError()
 }
 
+// isAbort reports whether a panic only means to break off the answer.
+func isAbort(v any) bool {
+	err, ok := v.(error)
+	return ok && errors.Is(err, http.ErrAbortHandler)
+}
+
 func (e *edge) recovered(call *rpcCall, v any) error {
-	if v == http.ErrAbortHandler {
+	if isAbort(v) {
 		panic(v)
 	}
 	return panicked(e.config, call.rpc, v)
@@ -343,14 +351,14 @@ func withDeadline(ctx context.Context, extra time.Duration) (context.Context, co
 // checkSize refuses an answer that is over the limit, in place of the runtime,
 // which would do so without an ErrorInfo. JSON is measured where it could be
 // over although the message itself is not: it is at most jsonGrowth as large.
-func checkSize(req connect.AnyRequest, res connect.AnyResponse) error {
+func checkSize(res connect.AnyResponse, asJSON, write bool) error {
 	const jsonGrowth = 8
 	m, ok := res.Any().(proto.Message)
 	if !ok {
 		return nil
 	}
 	size := proto.Size(m)
-	if size > MaxMessageSize/jsonGrowth && size <= MaxMessageSize && isJSON(req) {
+	if size > MaxMessageSize/jsonGrowth && size <= MaxMessageSize && asJSON {
 		text, err := protojson.MarshalOptions{EmitDefaultValues: true}.Marshal(m)
 		if err == nil {
 			size = len(text)
@@ -360,10 +368,16 @@ func checkSize(req connect.AnyRequest, res connect.AnyResponse) error {
 		return nil
 	}
 	f := refuse(replication.ValueTooLarge, "answer is over 4 MiB; try: fewer operations in one message, or binary encoding instead of json")
-	if isWrite(req.Spec()) {
+	if write {
 		f.code, f.info.Outcome = connect.CodeInternal, capstanv1.Outcome_OUTCOME_UNKNOWN // done, but the answer can not be told
 	}
 	return f
+}
+
+// isJSONCall is isJSON for what is below the interceptor.
+func isJSONCall(ctx context.Context) bool {
+	call := callOf(ctx)
+	return call != nil && call.json
 }
 
 func isJSON(req connect.AnyRequest) bool {

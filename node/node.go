@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/capstan-kv/capstan/api"
-	"github.com/capstan-kv/capstan/node/formation"
 	"github.com/capstan-kv/capstan/node/identity"
 	"github.com/capstan-kv/capstan/node/membership"
 	"github.com/capstan-kv/capstan/node/metrics"
@@ -49,7 +48,6 @@ type Node struct {
 	transport *transport.Transport
 	host      *replication.Host
 	members   *membership.Membership
-	former    *formation.Coordinator
 	control   *controlGroup
 	replicas  *replicaSet
 	router    *router

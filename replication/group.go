@@ -111,6 +111,7 @@ type Group struct {
 	cancel   context.CancelFunc
 	wg       sync.WaitGroup
 	handed   sync.WaitGroup // those that wait for an answer of Raft's
+	quiet    chan struct{}  // closed when Raft is about to be stopped
 	raftDone chan struct{}  // closed once Raft has stopped
 	stopped  chan struct{}  // closed at the end of Close
 
@@ -131,6 +132,7 @@ func newGroup(h *Host, c GroupConfig) *Group {
 		observations: make(chan raft.Observation, observationBuffer),
 		nudges:       make(chan struct{}, 1),
 		snapshots:    make(chan struct{}, 1),
+		quiet:        make(chan struct{}),
 		raftDone:     make(chan struct{}),
 		stopped:      make(chan struct{}),
 		moved:        make(chan struct{}),
@@ -155,7 +157,7 @@ func (g *Group) start(c GroupConfig) error {
 	if err != nil {
 		return err
 	}
-	g.raft, err = raft.NewRaft(g.raftConfig(), g.fsm, observedLog{cache, g.learner.onStored}, c.Store, c.Snapshots, c.Transport)
+	g.raft, err = raft.NewRaft(g.raftConfig(), g.fsm, observedLog{cache, g.learner.onStored}, c.Store, c.Snapshots, patient{c.Transport, g})
 	if err != nil {
 		return err
 	}
@@ -296,7 +298,7 @@ func (g *Group) fail(cause error) {
 	g.applied.close(failedReplica(cause))
 	g.broadcast()
 	g.host.emit(ReplicaFailed{Replica: g.replica, Err: cause})
-	g.host.wg.Go(func() { g.stop() })
+	g.host.wg.Go(func() { _ = g.stop() }) // Close tells the error again
 }
 
 // Close hands leadership away if there is somebody to take it, answers what is
@@ -322,12 +324,13 @@ func (g *Group) stop() error {
 	if g.raft.State() == raft.Leader && len(g.configuration().Servers) > 1 {
 		// Bounded by the library with an election timeout. Whether somebody
 		// took over does not matter: the others elect if not.
-		g.hand(func() { g.raft.LeadershipTransfer().Error() })
+		g.hand(func() { _ = g.raft.LeadershipTransfer().Error() })
 	}
 	g.broadcast()
 	// A leader without a quorum gives up after its lease at the latest, which
 	// answers everything; with one, entries commit.
 	g.drain(2*g.host.timing.Election + 2*g.host.timing.Lease)
+	close(g.quiet)
 	shutdown := g.raft.Shutdown()
 	// Raft waits for its requests to peers before it closes the transport:
 	// closing it now fails them at once.

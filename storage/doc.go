@@ -36,9 +36,10 @@
 // not know is an error, never a guess. An error from Apply, Sync or Install is
 // fatal for the replica: its state in memory may no longer be that on disk.
 // When Pebble declares itself broken (a write-ahead log or manifest that can
-// not be written), the listener gets an [EventFatal] first. If that happens in
-// a call of ours, the call and all later writes return an error that wraps
-// [ErrBroken]; in one of Pebble's own goroutines, the process panics, since
-// Pebble can not go on and would otherwise exit without a word. Either way the
-// owner's only way forward is to stop and open again.
+// not be written), the listener of the state database gets an [EventFatal]
+// first. Then, if it happened in a call of ours, the call and all later writes
+// return an error that wraps [ErrBroken]; in one of Pebble's own goroutines, or
+// at a place where Pebble's locks are half taken, the process ends with a panic.
+// Either way the owner's only way forward is to stop and open again: the log
+// replays what was lost.
 package storage

@@ -92,8 +92,8 @@ func TestInstallReplacesTheWholeRange(t *testing.T) {
 		apply(t, from, 1000, put("huge", strings.Repeat("x", MaxValueBytes)))
 
 		s := openState(t, vfs.NewMem())
-		to := replicaOf(t, s, Replica{testReplica.Group, 9})
-		beside := []*ReplicaState{replicaOf(t, s, Replica{testReplica.Group, 8}), replicaOf(t, s, Replica{testReplica.Group, 10})}
+		to := replicaOf(t, s, Replica{stateReplica.Group, 9})
+		beside := []*ReplicaState{replicaOf(t, s, Replica{stateReplica.Group, 8}), replicaOf(t, s, Replica{stateReplica.Group, 10})}
 		mixed(t, to, 2, 300)
 		for _, r := range beside {
 			mixed(t, r, 3, 50)
@@ -297,7 +297,7 @@ func TestAStageThatCanNotWriteLeavesTheOldState(t *testing.T) {
 	})
 	failing := &errorfs.Toggle{Injector: staging}
 	s := openState(t, errorfs.Wrap(vfs.NewMem(), failing))
-	to := replicaOf(t, s, testReplica)
+	to := replicaOf(t, s, stateReplica)
 	mixed(t, to, 2, 100)
 	before := dump(t, to)
 	failing.On()

@@ -63,6 +63,7 @@ func OpenState(o StateOptions) (_ *State, err error) {
 	if tell == nil {
 		tell = func(Event) {}
 	}
+	tell = onceFatal(tell)
 	if err := makeDirectory(o.FS, o.Dir); err != nil {
 		return nil, err
 	}
@@ -74,6 +75,7 @@ func OpenState(o StateOptions) (_ *State, err error) {
 	watched, fsCloser := vfs.WithDiskHealthChecks(full, stateSlowDisk, nil, func(i vfs.DiskSlowInfo) {
 		tell(EventDiskSlow{Database: stateDatabase, Path: i.Path, Op: i.OpType.String(), Took: i.Duration})
 	})
+	watched = &walWatch{FS: watched, fail: func(err error) { tell(EventFatal{Database: stateDatabase, Err: err}) }}
 	s := &State{
 		fs: watched, dir: o.Dir, lock: lock, fsCloser: fsCloser, tell: tell,
 		replicas: make(map[Replica]*ReplicaState),
@@ -179,9 +181,7 @@ func (s *State) guard(call func() error) (err error) {
 		if _, bug := p.(runtime.Error); bug || !ok {
 			panic(p)
 		}
-		if _, told := p.(*fatalError); !told {
-			s.tell(EventFatal{Database: stateDatabase, Err: cause})
-		}
+		s.tell(EventFatal{Database: stateDatabase, Err: cause})
 		err = fmt.Errorf("%w: %w", ErrBroken, cause)
 		s.broken.CompareAndSwap(nil, &err)
 	}()
@@ -228,7 +228,7 @@ func (s *State) Replicas() ([]Replica, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer it.Close()
+	defer func() { _ = it.Close() }() // its errors are told by it.Error
 	var list []Replica
 	for ok := it.First(); ok; {
 		r, _, _, err := decodeReplicaKey(it.Key())

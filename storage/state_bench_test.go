@@ -15,7 +15,7 @@ func benchReplica(b *testing.B) *ReplicaState {
 	s, err := OpenState(StateOptions{FS: vfs.Default, Dir: b.TempDir()})
 	ok(b, err)
 	b.Cleanup(func() { ok(b, s.Close()) })
-	return replicaOf(b, s, testReplica)
+	return replicaOf(b, s, stateReplica)
 }
 
 // benchKeys is more than a memtable holds at 256 bytes a value.
@@ -182,7 +182,7 @@ func BenchmarkTransfer(b *testing.B) {
 	ok(b, err)
 	defer v.Close()
 	for i := uint32(2); b.Loop(); i++ {
-		to := replicaOf(b, r.state, Replica{testReplica.Group, i})
+		to := replicaOf(b, r.state, Replica{stateReplica.Group, i})
 		g, err := to.Stage()
 		ok(b, err)
 		pr, pw := io.Pipe()

@@ -66,7 +66,7 @@ func TestAPowerCutLeavesAPrefixOfTheLog(t *testing.T) {
 		cuts := newPowerCuts(seed)
 		random := rand.New(rand.NewPCG(uint64(seed), 3))
 		s := openState(t, cuts)
-		r := replicaOf(t, s, testReplica)
+		r := replicaOf(t, s, stateReplica)
 		ok(t, s.Sync())
 		states := map[uint64]string{0: dump(t, r)}
 		durable := uint64(0)
@@ -101,7 +101,7 @@ func TestAPowerCutLeavesAPrefixOfTheLog(t *testing.T) {
 		}
 		for i, cut := range cuts.copies {
 			after := openState(t, cut.fs)
-			got := replicaOf(t, after, testReplica)
+			got := replicaOf(t, after, stateReplica)
 			index, _ := got.Applied()
 			if index < cut.durable {
 				t.Errorf("seed %d, cut %d: applied %d after a sync at %d", seed, i, index, cut.durable)
@@ -126,8 +126,8 @@ func TestAPowerCutDuringInstallLeavesOldOrNew(t *testing.T) {
 	for _, flushed := range []bool{false, true} {
 		cuts := newPowerCuts(1)
 		s := openState(t, cuts)
-		to := replicaOf(t, s, testReplica)
-		beside := replicaOf(t, s, Replica{testReplica.Group + 1, 1})
+		to := replicaOf(t, s, stateReplica)
+		beside := replicaOf(t, s, Replica{stateReplica.Group + 1, 1})
 		mixed(t, to, 2, 100)
 		mixed(t, beside, 3, 30)
 		if flushed {
@@ -145,7 +145,7 @@ func TestAPowerCutDuringInstallLeavesOldOrNew(t *testing.T) {
 		seen := map[string]int{}
 		for i, cut := range cuts.copies {
 			after := openState(t, cut.fs)
-			switch got := dump(t, replicaOf(t, after, testReplica)); {
+			switch got := dump(t, replicaOf(t, after, stateReplica)); {
 			case got == next:
 				seen["new"]++
 			case got == old && cut.durable == 0:

@@ -14,7 +14,7 @@ import (
 	"github.com/capstan-kv/capstan/storage/hlc"
 )
 
-var testReplica = Replica{Group: 3, Generation: 1}
+var stateReplica = Replica{Group: 3, Generation: 1}
 
 // fataler is a test, a benchmark, a fuzz target or a rapid check.
 type fataler interface {
@@ -44,12 +44,12 @@ func replicaOf(t fataler, s *State, r Replica) *ReplicaState {
 	return rs
 }
 
-// openReplica opens testReplica in a database of its own.
+// openReplica opens stateReplica in a database of its own.
 func openReplica(t testing.TB) *ReplicaState {
 	t.Helper()
 	s := openState(t, vfs.NewMem())
 	t.Cleanup(func() { ok(t, s.Close()) })
-	return replicaOf(t, s, testReplica)
+	return replicaOf(t, s, stateReplica)
 }
 
 func put(key, value string) Command {
@@ -246,7 +246,7 @@ func TestDestroyedHandleFails(t *testing.T) {
 	apply(t, r, 1, put("k", "1"))
 	view, err := r.View()
 	ok(t, err)
-	ok(t, r.state.Destroy(testReplica))
+	ok(t, r.state.Destroy(stateReplica))
 	if _, err := r.Apply([]ApplyEntry{{Index: 2, Term: 1}}); !errors.Is(err, ErrReplicaDestroyed) {
 		t.Errorf("Apply: %v", err)
 	}
@@ -307,7 +307,7 @@ func TestNewerFormatIsRefused(t *testing.T) {
 
 func TestCloseWaitsForNobodyButSaysSo(t *testing.T) {
 	s := openState(t, vfs.NewMem())
-	v, err := replicaOf(t, s, testReplica).View()
+	v, err := replicaOf(t, s, stateReplica).View()
 	ok(t, err)
 	if err := s.Close(); err == nil {
 		t.Error("closed under an open view")
@@ -374,12 +374,12 @@ func TestFlushesAndCompactionsAreTold(t *testing.T) {
 	var h heard
 	s, err := OpenState(StateOptions{FS: vfs.NewMem(), Dir: "d", MemTableBytes: 256 << 10, Events: h.listen})
 	ok(t, err)
-	r := replicaOf(t, s, testReplica)
+	r := replicaOf(t, s, stateReplica)
 	for i := range uint64(40) {
 		apply(t, r, i+1, put(string(rune('a'+i%7)), string(make([]byte, 64<<10))))
 	}
 	ok(t, s.db.Flush())
-	start, end := replicaSpan(testReplica)
+	start, end := replicaSpan(stateReplica)
 	ok(t, s.db.Compact(t.Context(), start, end, false))
 	m := s.Metrics()
 	if m.Flushes == 0 || m.Compactions == 0 || m.TableBytes == 0 || m.WALBytesIn == 0 || m.DiskBytes == 0 {
@@ -397,12 +397,29 @@ func TestFlushesAndCompactionsAreTold(t *testing.T) {
 	}
 }
 
+// The log's own goroutine meets the error first: it is told from there.
+func TestABrokenLogIsToldBeforeItIsMet(t *testing.T) {
+	var h heard
+	w := &walWatch{FS: errorfs.Wrap(vfs.NewMem(), errorfs.ErrInjected.If(errorfs.Writes)), fail: func(err error) {
+		onceFatal(h.listen)(EventFatal{Err: err})
+	}}
+	if _, err := w.Create("000001.log", vfs.WriteCategoryUnspecified); err == nil {
+		t.Errorf("create: %v", err)
+	}
+	if _, err := w.Create("000001.sst", vfs.WriteCategoryUnspecified); err == nil {
+		t.Errorf("create a table: %v", err)
+	}
+	if n := countEvents[EventFatal](&h); n != 1 {
+		t.Errorf("%d events", n)
+	}
+}
+
 func TestABrokenLogIsToldAndSticks(t *testing.T) {
 	var h heard
 	failing := &errorfs.Toggle{Injector: errorfs.ErrInjected.If(errorfs.Writes)}
 	s, err := OpenState(StateOptions{FS: errorfs.Wrap(vfs.NewMem(), failing), Dir: "d", Events: h.listen})
 	ok(t, err)
-	r := replicaOf(t, s, testReplica)
+	r := replicaOf(t, s, stateReplica)
 	apply(t, r, 1, put("k", "1"))
 	ok(t, s.Sync())
 	failing.On()

@@ -68,12 +68,11 @@ func TestReadAndWriteThroughTheLeader(t *testing.T) {
 	}
 }
 
-func TestAnAnswerByAnotherNodeRefreshesTheRing(t *testing.T) {
+func TestAHintAtTheLeaderIsFollowed(t *testing.T) {
 	cluster, c := start(t, 3)
 	cluster.setLeader(0)
 	refreshed(t, c)
 	cluster.setLeader(1)
-	// n1 hands the call on: its answer names n2.
 	cluster.nodes[0].failWith(func(op string) error {
 		if op == "put" {
 			return failure(connect.CodeUnavailable, "n1 does not lead", &capstanv1.ErrorInfo{
@@ -89,15 +88,30 @@ func TestAnAnswerByAnotherNodeRefreshesTheRing(t *testing.T) {
 	if n := cluster.nodes[1].count("put"); n != 1 {
 		t.Fatalf("the hinted leader got %d puts", n)
 	}
-	for deadline := time.Now().Add(5 * time.Second); cluster.nodes[0].count("put") > 0; {
+	untilStraightToTheLeader(t, cluster, c)
+}
+
+func TestAnAnswerByAnotherNodeRefreshesTheRing(t *testing.T) {
+	cluster, c := start(t, 3)
+	cluster.setLeader(0)
+	refreshed(t, c)
+	cluster.setLeader(1) // n1 hands calls on: its answers name n2
+	untilStraightToTheLeader(t, cluster, c)
+}
+
+// untilStraightToTheLeader writes until the old leader, n1, is not asked any
+// more.
+func untilStraightToTheLeader(t *testing.T, cluster *fakeCluster, c *client.Client) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); ; {
 		before := cluster.nodes[0].count("put")
 		if _, err := c.Put(t.Context(), []byte("k"), nil); err != nil {
 			t.Fatal(err)
 		}
 		if cluster.nodes[0].count("put") == before {
-			return // the ring has arrived: straight to n2
+			return
 		}
-		if time.Now().After(deadline) {
+		if time.Now().After(end) {
 			t.Fatal("calls still go to the old leader")
 		}
 	}
@@ -122,6 +136,18 @@ func TestFailoverWhenNothingListens(t *testing.T) {
 		if _, err := c.Put(t.Context(), fmt.Appendf(nil, "k%d", i), nil); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+func TestNobodyThereIsSaidSoon(t *testing.T) {
+	c, err := client.New(client.Options{Endpoints: []string{unusedAddress()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, err = c.Put(t.Context(), []byte("k"), nil)
+	if e := asError(t, err); e.Attempts != 4 || e.Code != connect.CodeUnavailable || !client.IsNotApplied(err) {
+		t.Errorf("got %+v", e)
 	}
 }
 
@@ -227,7 +253,7 @@ func TestConditionFailed(t *testing.T) {
 
 func TestDeadlines(t *testing.T) {
 	release := make(chan struct{})
-	cluster, c := start(t, 2, func(o *client.Options) { o.Timeout = 150 * time.Millisecond; o.NoRing = true })
+	cluster, c := start(t, 2, func(o *client.Options) { o.Timeout = 600 * time.Millisecond; o.NoRing = true })
 	t.Cleanup(func() { close(release) })
 	cluster.nodes[0].failWith(func(string) error { <-release; return nil })
 	// A write waits and does not know; a read leaves time for another node.

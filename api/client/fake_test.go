@@ -20,7 +20,7 @@ import (
 )
 
 // fakeCluster is a few HTTP servers in front of one map. Each node answers
-// every call as if it forwarded; fail says otherwise.
+// every call; fail says otherwise.
 type fakeCluster struct {
 	nodes []*fakeNode
 
@@ -43,6 +43,9 @@ type fakeNode struct {
 	calls map[string]int
 	fail  func(op string) error // nil: none
 }
+
+// servedBy is who answers a put: the leader, to whom every node hands it on.
+func (n *fakeNode) servedBy() string { return n.cluster.nodes[n.cluster.leaders[0]].name }
 
 func newFakeCluster(nodes, partitions int) *fakeCluster {
 	c := &fakeCluster{data: make(map[string][]byte), leaders: make([]int, partitions)}
@@ -161,7 +164,7 @@ func (n *fakeNode) Put(_ context.Context, r *capstanv1.PutRequest) (*capstanv1.P
 		})
 	}
 	n.cluster.data[string(r.GetKey())] = r.GetValue()
-	return &capstanv1.PutResponse{Version: n.version(), ServedBy: n.name}, nil
+	return &capstanv1.PutResponse{Version: n.version(), ServedBy: n.servedBy()}, nil
 }
 
 func (n *fakeNode) Delete(_ context.Context, r *capstanv1.DeleteRequest) (*capstanv1.DeleteResponse, error) {

@@ -16,6 +16,9 @@ const (
 	// leastReadAttempt: with less time than twice that left, an attempt at a
 	// read gets it all.
 	leastReadAttempt = 50 * time.Millisecond
+	// refusedRounds is how often a call tries every node it knows while none
+	// accepts a connection: nobody is there, and waiting longer tells no more.
+	refusedRounds = 4
 	// maxHints bounds how many hints at a leader one call follows.
 	maxHints = 3
 )
@@ -127,13 +130,14 @@ func invoke[T any](ctx context.Context, c *Client, what call, s settings, send f
 	}
 	what.via = s.via != ""
 	if ctx.Err() != nil {
-		return zero, contextError(what, ctx)
+		return zero, contextError(ctx, what)
 	}
 	way, refused := c.routeTo(ctx, what, s.via)
 	if refused != nil {
 		return zero, refused
 	}
 	n, _ := way.pick()
+	refusals := 0 // in a row
 	for attempt := 1; ; attempt++ {
 		one, done := attemptContext(ctx, what)
 		answer, servedBy, err := send(one, n)
@@ -154,7 +158,10 @@ func invoke[T any](ctx context.Context, c *Client, what call, s settings, send f
 		if !what.via {
 			c.refreshSoon()
 		}
-		if attempt >= c.maxAttempts || !retryable(what, e, ctx.Err() == nil) {
+		if refusals++; !e.unsent {
+			refusals = 0
+		}
+		if attempt >= c.maxAttempts || refusals >= refusedRounds*len(way.order) || !retryable(what, e, ctx.Err() == nil) {
 			return zero, e
 		}
 		hinted := c.follow(way, e)

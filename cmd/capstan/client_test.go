@@ -82,8 +82,8 @@ func TestCommands(t *testing.T) {
 			if stdout != test.stdout || stderr != test.stderr || status != test.status {
 				t.Errorf("stdout %q\n  want %q\nstderr %q\n  want %q\nstatus %d, want %d", stdout, test.stdout, stderr, test.stderr, status, test.status)
 			}
-			if test.request != nil && !proto.Equal(f.last, test.request) {
-				t.Errorf("sent %s\nwant %s", prototext.Format(f.last), prototext.Format(test.request))
+			if test.request != nil && !proto.Equal(f.sent(), test.request) {
+				t.Errorf("sent %s\nwant %s", prototext.Format(f.sent()), prototext.Format(test.request))
 			}
 		})
 	}
@@ -178,7 +178,7 @@ func TestSessionFile(t *testing.T) {
 		if _, stderr, status := shell(t, "", "get", "k", "--session-file", file); status != 0 {
 			t.Fatal(stderr)
 		}
-		if sent := f.last.(*capstanv1.GetRequest).GetSession(); sent != want {
+		if sent := f.sent().(*capstanv1.GetRequest).GetSession(); sent != want {
 			t.Errorf("sent session %q, want %q", sent, want)
 		}
 	}

@@ -81,7 +81,7 @@ type fake struct {
 	url string
 
 	mu     sync.Mutex
-	last   proto.Message // the request before this one
+	last   proto.Message // the last request
 	fail   error
 	get    *capstanv1.GetResponse
 	put    *capstanv1.PutResponse
@@ -134,6 +134,12 @@ func (f *fake) enter(m proto.Message) error {
 	return f.fail
 }
 
+func (f *fake) sent() proto.Message {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.last
+}
+
 func (f *fake) Get(_ context.Context, r *capstanv1.GetRequest) (*capstanv1.GetResponse, error) {
 	return f.get, f.enter(r)
 }
@@ -155,12 +161,15 @@ func (f *fake) Batch(_ context.Context, r *capstanv1.BatchRequest) (*capstanv1.B
 }
 
 func (f *fake) Scan(_ context.Context, r *capstanv1.ScanRequest, stream *connect.ServerStream[capstanv1.ScanResponse]) error {
+	if err := f.enter(r); err != nil {
+		return err
+	}
 	for _, m := range f.scan {
 		if err := stream.Send(m); err != nil {
 			return err
 		}
 	}
-	return f.enter(r)
+	return nil
 }
 
 func (f *fake) GetStatus(context.Context, *capstanv1.GetStatusRequest) (*capstanv1.GetStatusResponse, error) {

@@ -32,12 +32,18 @@ func crashes(t *testing.T, implementation string, seen func() any) (s *Store, sh
 	points = func() []crashPoint { mu.Lock(); defer mu.Unlock(); return list }
 	if implementation == "pebble" {
 		mem := vfs.NewCrashableMem()
+		var opened atomic.Bool
 		fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
 			switch op.Kind {
 			case errorfs.OpFileWrite, errorfs.OpFileSync, errorfs.OpFileSyncData:
 				mu.Lock()
 				defer mu.Unlock()
 				for _, unsynced := range []int{0, 60} {
+					if unsynced > 0 && !opened.Load() {
+						// Pebble makes a new database on a file system that
+						// keeps the order of a directory's entries.
+						continue
+					}
 					p := crashPoint{what: seen()}
 					clone := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: unsynced, RNG: rand.New(rand.NewPCG(uint64(len(list)), 3))})
 					p.reopen = func(t *testing.T) (*Store, func()) {
@@ -50,6 +56,7 @@ func crashes(t *testing.T, implementation string, seen func() any) (s *Store, sh
 			return nil
 		}))
 		s, l := openShared(t, fs)
+		opened.Store(true)
 		return s, func() { must(t, l.Close()) }, points
 	}
 	dir := t.TempDir()

@@ -53,6 +53,9 @@ func (t *Transport) Call(ctx context.Context, node partition.NodeID, kind uint8,
 		return t.callSelf(ctx, kind, payload)
 	}
 	l, err := t.linkTo(ctx.Done(), node)
+	if err != nil && ctx.Err() != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnreachable, ctx.Err())
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +69,7 @@ func (t *Transport) Call(ctx context.Context, node partition.NodeID, kind uint8,
 	o.payload = binary.LittleEndian.AppendUint64(o.payload, uint64(left))
 	o.payload = append(o.payload, payload...)
 	body, err := l.roundTrip(o, ctx.Done())
-	if err == errGivenUp {
+	if errors.Is(err, errGivenUp) {
 		l.post(newOutgoing(msgCallCancel, classOf(kind), id))
 		return nil, fmt.Errorf("%w: %w", ErrLost, ctx.Err())
 	}
@@ -136,7 +139,7 @@ func (l *link) onCall(m message) error {
 	if l.err != nil {
 		l.mu.Unlock()
 		cancel()
-		return nil
+		return nil //nolint:nilerr // the reader ends by the link's own error
 	}
 	l.calls[m.id] = cancel
 	l.mu.Unlock()

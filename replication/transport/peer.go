@@ -71,7 +71,7 @@ func (p *peer) connect(done <-chan struct{}) (*link, error) {
 		select {
 		case <-changed:
 		case <-done:
-			return nil, fmt.Errorf("%w: %w", ErrUnreachable, context.DeadlineExceeded)
+			return nil, fmt.Errorf("%w: %w while dialing", ErrUnreachable, errGivenUp)
 		}
 	}
 }

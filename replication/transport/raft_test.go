@@ -14,7 +14,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 
 	"github.com/capstan-kv/capstan/partition"
@@ -483,7 +482,7 @@ func TestThreeRaftNodesOfSeveralGroups(t *testing.T) {
 			for _, name := range names {
 				cfg := raft.DefaultConfig()
 				cfg.LocalID = ServerID(partition.NodeID(name), 1)
-				cfg.Logger = hclog.NewNullLogger()
+				cfg.LogOutput = io.Discard
 				store, snaps, fsm := raft.NewInmemStore(), raft.NewInmemSnapshotStore(), &list{}
 				trans := nodes[name].Group(storage.Replica{Group: storage.GroupID(g), Generation: 1})
 				if err := raft.BootstrapCluster(cfg, store, store, snaps, trans, raft.Configuration{Servers: servers}); err != nil {
