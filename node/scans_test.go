@@ -31,7 +31,11 @@ func (m *machine) scanFor(req *capstanv1.ScanRequest, during func(n int)) (scann
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	var got scanned
-	err := m.running().router.Scan(ctx, req, func(resp *capstanv1.ScanResponse) error {
+	p := m.running()
+	if p == nil {
+		return got, errPowerOff
+	}
+	err := p.router.Scan(ctx, req, func(resp *capstanv1.ScanResponse) error {
 		for _, e := range resp.GetEntries() {
 			got.keys = append(got.keys, string(e.GetKey()))
 			got.values = append(got.values, string(e.GetValue()))
