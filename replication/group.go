@@ -90,6 +90,7 @@ type Group struct {
 
 	fsm      *fsm
 	applied  *appliedIndex
+	matched  sync.Map // raft.ServerID -> match
 	proposer *proposer
 	learner  *learner
 
@@ -323,15 +324,11 @@ func (g *Group) stop() error {
 	defer close(g.stopped)
 	g.applied.close(stopping())
 	g.proposer.close()
-	if g.raft.State() == raft.Leader && len(g.configuration().Servers) > 1 {
-		// Bounded by the library with an election timeout. Whether somebody
-		// took over does not matter: the others elect if not.
-		g.hand(func() { _ = g.raft.LeadershipTransfer().Error() })
-	}
 	g.broadcast()
 	// A leader without a quorum gives up after its lease at the latest, which
 	// answers everything; with one, entries commit.
 	g.drain(2*g.host.timing.Election + 2*g.host.timing.Lease)
+	g.handOver()
 	close(g.quiet)
 	shutdown := g.raft.Shutdown()
 	// Raft waits for its requests to peers before it closes the transport:

@@ -33,7 +33,11 @@ func (p patient) AppendEntries(id raft.ServerID, target raft.ServerAddress, args
 			return err
 		}
 	}
-	return p.Transport.AppendEntries(id, target, args, resp)
+	err := p.Transport.AppendEntries(id, target, args, resp)
+	if err == nil && resp.Success && !heartbeat {
+		p.group.matched.Store(id, match{args.Term, args.PrevLogEntry + uint64(len(args.Entries))})
+	}
+	return err
 }
 
 // AppendEntriesPipeline is refused. In its pipeline mode the library sends one
