@@ -86,10 +86,13 @@ func route[Resp any](ctx context.Context, r *router, p partition.ID, c call[Resp
 
 		var resp Resp
 		var err error
-		if target == r.self {
-			resp, err = c.here(ctx, r.local.replica(p))
-		} else {
+		switch here := r.local.replica(p); {
+		case target != r.self:
 			resp, err = hopTo(ctx, r, target, c)
+		case here == nil:
+			err = notOpen(p)
+		default:
+			resp, err = c.here(ctx, here)
 		}
 		if err == nil {
 			return resp, nil
@@ -166,7 +169,7 @@ func onKey[Resp proto.Message](ctx context.Context, r *router, kind hopKind, key
 // reads the replica here or else the leader; and where that is not known, or
 // could not be reached, any replica, which will know better.
 func (r *router) target(ring *control.State, p partition.ID, write bool, unreached map[partition.NodeID]bool) (partition.NodeID, bool) {
-	here := r.local.replica(p)
+	here := r.usable(p)
 	if here != nil && !write {
 		return r.self, true
 	}
@@ -177,16 +180,28 @@ func (r *router) target(ring *control.State, p partition.ID, write bool, unreach
 			return r.self, true // it waits for a leader, and knows when to refuse
 		}
 	}
-	if leader != "" && !unreached[leader] {
+	if leader != "" && !unreached[leader] && (leader != r.self || here != nil) {
 		return leader, true
 	}
-	replicas := ring.Partitions[p].Replicas
-	for _, replica := range replicas {
-		if !unreached[replica.Node] {
+	ours := false
+	for _, replica := range ring.Partitions[p].Replicas {
+		switch {
+		case replica.Node == r.self && here == nil:
+			ours = true // about to be opened, being closed, or failed: the others first
+		case !unreached[replica.Node]:
 			return replica.Node, true
 		}
 	}
-	return "", false
+	return r.self, ours
+}
+
+// usable is this node's replica of p, nil if it has none or that has failed.
+func (r *router) usable(p partition.ID) *replica {
+	here := r.local.replica(p)
+	if here != nil && here.group != nil && here.group.Err() != nil {
+		return nil
+	}
+	return here
 }
 
 // next is what to do after a refusal.
@@ -264,6 +279,15 @@ func notInCluster() *replication.Error {
 		Reason: replication.NoReplica, Outcome: replication.NotApplied,
 		Message: "this node does not belong to a cluster yet, or its cluster has placed no partitions yet",
 		Try:     "again when /readyz answers 200",
+	}
+}
+
+// notOpen is the refusal where the ring gives this node a replica that is not
+// open, yet or any more.
+func notOpen(p partition.ID) *replication.Error {
+	return &replication.Error{
+		Reason: replication.NoReplica, Outcome: replication.NotApplied, NotLeader: true,
+		Message: fmt.Sprintf("the replica of partition %d at this node is not open", p), Try: "retry",
 	}
 }
 
