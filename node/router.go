@@ -79,14 +79,15 @@ func route[Resp any](ctx context.Context, r *router, p partition.ID, c call[Resp
 	unreached := map[partition.NodeID]bool{}
 	for {
 		ring := r.ring()
-		target, ok := r.target(ring, p, c.write, unreached)
+		here := r.local.replica(p) // looked up once: the node may be closing
+		target, ok := r.target(ring, p, here, c.write, unreached)
 		if !ok {
 			return none, noReplica(ring, r.self, p)
 		}
 
 		var resp Resp
 		var err error
-		switch here := r.local.replica(p); {
+		switch {
 		case target != r.self:
 			resp, err = hopTo(ctx, r, target, c)
 		case here == nil:
@@ -168,8 +169,10 @@ func onKey[Resp proto.Message](ctx context.Context, r *router, kind hopKind, key
 // target chooses who should execute an operation: for writes the leader, for
 // reads the replica here or else the leader; and where that is not known, or
 // could not be reached, any replica, which will know better.
-func (r *router) target(ring *control.State, p partition.ID, write bool, unreached map[partition.NodeID]bool) (partition.NodeID, bool) {
-	here := r.usable(p)
+func (r *router) target(ring *control.State, p partition.ID, here *replica, write bool, unreached map[partition.NodeID]bool) (partition.NodeID, bool) {
+	if here != nil && here.failed() {
+		here = nil
+	}
 	if here != nil && !write {
 		return r.self, true
 	}
@@ -186,22 +189,13 @@ func (r *router) target(ring *control.State, p partition.ID, write bool, unreach
 	ours := false
 	for _, replica := range ring.Partitions[p].Replicas {
 		switch {
-		case replica.Node == r.self && here == nil:
-			ours = true // about to be opened, being closed, or failed: the others first
+		case replica.Node == r.self:
+			ours = true // not open yet or any more, or failed: the others first
 		case !unreached[replica.Node]:
 			return replica.Node, true
 		}
 	}
 	return r.self, ours
-}
-
-// usable is this node's replica of p, nil if it has none or that has failed.
-func (r *router) usable(p partition.ID) *replica {
-	here := r.local.replica(p)
-	if here != nil && here.group != nil && here.group.Err() != nil {
-		return nil
-	}
-	return here
 }
 
 // next is what to do after a refusal.
