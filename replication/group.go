@@ -66,9 +66,6 @@ const (
 	// maxAppendEntries an append and a batch to the machine: with batches of up
 	// to 256 KiB an entry, an append is at most about 16 MiB.
 	maxAppendEntries = 64
-	// cachedEntries stay in memory for followers to be served from: what is in
-	// flight, twice over.
-	cachedEntries = 2 * maxAppendEntries
 	// snapshotInterval is how often the library compares the log with
 	// snapshotEntries.
 	snapshotInterval = 2 * time.Minute
@@ -151,16 +148,12 @@ func newGroup(h *Host, c GroupConfig) *Group {
 
 func (g *Group) start(c GroupConfig) error {
 	g.applied.advance(c.Machine.Applied())
-	cache, err := raft.NewLogCache(cachedEntries, c.Store)
-	if err != nil {
-		return err
-	}
 	c.Transport.SetStalled(g.stalled.Load)
 	fresh, err := g.bootstrap(c)
 	if err != nil {
 		return err
 	}
-	g.raft, err = raft.NewRaft(g.raftConfig(), g.fsm, observedLog{cache, g.learner.onStored}, c.Store, c.Snapshots, patient{c.Transport, g})
+	g.raft, err = raft.NewRaft(g.raftConfig(), g.fsm, observedLog{&recentLog{LogStore: c.Store}, g.learner.onStored}, c.Store, c.Snapshots, patient{c.Transport, g})
 	if err != nil {
 		return err
 	}

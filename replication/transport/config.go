@@ -38,7 +38,7 @@ const (
 	backoffMax       = 1 * time.Second
 	wantedFor        = 10 * time.Second // redial goes on so long after the last request
 	maxHandshakes    = 64               // incoming handshakes at a time; more are dropped
-	maxHandlers      = 1024             // running handlers of one node; more are answered busy
+	maxHandlers      = 1024             // running handlers of one node and class; more are answered busy
 )
 
 // Hello is what one side says of itself when a connection opens.
