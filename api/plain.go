@@ -70,7 +70,7 @@ func (c *plainCall) serve() {
 	write := c.r.Method == http.MethodPut || c.r.Method == http.MethodDelete
 	defer func() {
 		if v := recover(); v != nil {
-			if v == http.ErrAbortHandler {
+			if isAbort(v) {
 				panic(v)
 			}
 			c.fail(panicked(c.ops.config, c.label(), v), write)

@@ -302,8 +302,14 @@ func (e *edge) leave(call *rpcCall, err error, write bool) error {
 	return f.connectError()
 }
 
+// isAbort reports whether a panic only means to break off the answer.
+func isAbort(v any) bool {
+	err, ok := v.(error)
+	return ok && errors.Is(err, http.ErrAbortHandler)
+}
+
 func (e *edge) recovered(call *rpcCall, v any) error {
-	if v == http.ErrAbortHandler {
+	if isAbort(v) {
 		panic(v)
 	}
 	return panicked(e.config, call.rpc, v)

@@ -108,7 +108,8 @@ func (h healthChecker) Check(ctx context.Context, r *grpchealth.CheckRequest) (*
 	default:
 		return nil, connect.NewError(connect.CodeNotFound, errUnknownService)
 	}
-	if h.health.Live() != nil || h.health.Ready(ctx, capstanv1.Consistency_CONSISTENCY_UNSPECIFIED) != nil {
+	serving := h.health.Live() == nil && h.health.Ready(ctx, capstanv1.Consistency_CONSISTENCY_UNSPECIFIED) == nil
+	if !serving {
 		return &grpchealth.CheckResponse{Status: grpchealth.StatusNotServing}, nil
 	}
 	return &grpchealth.CheckResponse{Status: grpchealth.StatusServing}, nil

@@ -92,7 +92,7 @@ func (l *localPages) next(context.Context) ([]*capstanv1.Entry, error) {
 	return nil, nil
 }
 
-func (l *localPages) close() { l.view.Close() }
+func (l *localPages) close() { _ = l.view.Close() }
 
 // remotePages reads a view that another node keeps under a cursor; cursor 0
 // means that the page at hand is the last.

@@ -21,6 +21,11 @@
 //   - A follower is told of commits only by naming (index, term) pairs that
 //     the leader has applied (notice.go).
 //
+// What the Raft library's timers do slowly is done by events here, so that
+// CommitTimeout can be long: followers learn of commits by notices, say when
+// they lack entries, and a peer that was silent is sent its backlog the moment
+// it is heard (patience.go).
+//
 // The raftlog package stores logs, the transport package carries frames;
 // package node wires them together. This package imports neither: it declares
 // the interfaces it calls. All exported methods are safe for concurrent use.

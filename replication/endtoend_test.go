@@ -202,3 +202,41 @@ func TestEndToEnd(t *testing.T) {
 		}
 	})
 }
+
+// A follower that was away under load is not left behind when it is back: the
+// library's growing pauses and its pipeline mode would do that.
+func TestOutageUnderLoad(t *testing.T) {
+	for _, outage := range []time.Duration{5 * time.Second, time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			network := memnet.New()
+			network.SetConditionsEverywhere(memnet.Conditions{Latency: time.Millisecond})
+			var members []Member
+			for i := range 3 {
+				members = append(members, Member{Node: nodeName(i), Generation: 1})
+			}
+			var nodes []*wholeNode
+			for i := range 3 {
+				nodes = append(nodes, startWhole(t, network, vfs.NewMem(), nodeName(i), members, 1))
+			}
+			defer func() {
+				for _, n := range nodes {
+					n.close()
+				}
+			}()
+			time.Sleep(3 * time.Second)
+			network.Isolate("n2")
+			last := ""
+			for start := time.Now(); time.Since(start) < outage; time.Sleep(10 * time.Millisecond) {
+				last = fmt.Sprint(time.Since(start))
+				if _, err := nodes[0].groups[0].Propose(t.Context(), []byte("k="+last)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			network.Heal()
+			time.Sleep(3 * time.Second)
+			if got := nodes[2].machines[0].get("k"); got != last {
+				t.Errorf("three seconds after an outage of %v: k=%s, want %s", outage, got, last)
+			}
+		})
+	}
+}

@@ -125,12 +125,6 @@ func (f *fabric) leave(id partition.NodeID) {
 	delete(f.nodes, id)
 }
 
-func (f *fabric) node(id partition.NodeID) *fabricNode {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.nodes[id]
-}
-
 type handler = func(context.Context, partition.NodeID, []byte) ([]byte, error)
 
 // fabricNode is one node's end: its [Peers].

@@ -17,6 +17,7 @@ func TestFollowersServeReads(t *testing.T) {
 		c := newCluster(t, 3)
 		defer c.close()
 		leader := c.leader()
+		time.Sleep(time.Second) // all have heard of each other
 		for range 5 {
 			leader.mustPut("k", "v")
 			for _, n := range c.others(leader) {
@@ -314,6 +315,7 @@ func TestNoticesTellFollowers(t *testing.T) {
 		c := newCluster(t, 3, func(c *cluster) { c.timing.Commit = time.Hour })
 		defer c.close()
 		leader := c.leader()
+		time.Sleep(time.Second) // all have heard of each other
 		leader.mustPut("k", "v")
 		time.Sleep(50 * time.Millisecond)
 		for _, n := range c.nodes {

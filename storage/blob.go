@@ -33,7 +33,7 @@ const (
 
 // Blob opens r's blob. A replica holds either a blob or an applied keyspace.
 func (s *State) Blob(r Replica) *Blob {
-	return &Blob{state: s, replica: r, key: append(appendReplicaPrefix(nil, r), kindBlob)}
+	return &Blob{state: s, replica: r, key: append(replicaPrefix(r), kindBlob)}
 }
 
 // Load reads the record. Data is the caller's to keep.

@@ -155,15 +155,15 @@ func FuzzValue(f *testing.F) {
 }
 
 func FuzzReplicaKey(f *testing.F) {
-	f.Add(append(appendReplicaPrefix(nil, stateReplica), kindKey, 'k'))
-	f.Add(append(appendReplicaPrefix(nil, stateReplica), kindApplied))
-	f.Add(append(appendReplicaPrefix(nil, stateReplica), kindBlob))
+	f.Add(append(replicaPrefix(stateReplica), kindKey, 'k'))
+	f.Add(append(replicaPrefix(stateReplica), kindApplied))
+	f.Add(append(replicaPrefix(stateReplica), kindBlob))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, kind, rest, err := decodeReplicaKey(b)
 		if err != nil {
 			return
 		}
-		if again := append(append(appendReplicaPrefix(nil, r), kind), rest...); !bytes.Equal(again, b) {
+		if again := append(append(replicaPrefix(r), kind), rest...); !bytes.Equal(again, b) {
 			t.Fatalf("%x decodes, but encodes as %x", b, again)
 		}
 	})

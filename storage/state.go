@@ -240,7 +240,7 @@ func (s *State) Replicas() ([]Replica, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer it.Close()
+	defer func() { _ = it.Close() }() // its errors are told by it.Error
 	var list []Replica
 	for ok := it.First(); ok; {
 		r, _, _, err := decodeReplicaKey(it.Key())

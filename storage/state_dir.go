@@ -53,5 +53,5 @@ func lockDirectory(fsys vfs.FS, dir string) (*pebble.Lock, error) {
 	if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
 		return nil, fmt.Errorf("locking %s: %w", dir, err)
 	}
-	return nil, fmt.Errorf("%w: %s (%v)", ErrInUse, dir, err)
+	return nil, fmt.Errorf("%w: %s (%w)", ErrInUse, dir, err)
 }

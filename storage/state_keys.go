@@ -31,15 +31,15 @@ const (
 
 var formatKey = []byte{tagDatabase, 'f'}
 
-func appendReplicaPrefix(dst []byte, r Replica) []byte {
-	dst = append(dst, tagReplica)
+func replicaPrefix(r Replica) []byte {
+	dst := append(make([]byte, 0, userPrefixLen), tagReplica)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(r.Group))
 	return binary.BigEndian.AppendUint32(dst, r.Generation)
 }
 
 // replicaSpan is the range that holds all of r's keys and no other's.
 func replicaSpan(r Replica) (start, end []byte) {
-	start = appendReplicaPrefix(nil, r)
+	start = replicaPrefix(r)
 	return start, prefixEnd(start)
 }
 

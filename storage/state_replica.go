@@ -59,8 +59,8 @@ func decodePosition(b []byte) (position, error) {
 
 func openReplicaState(s *State, r Replica) (*ReplicaState, error) {
 	rs := &ReplicaState{state: s, replica: r, overlay: make(map[string]overlaid)}
-	rs.prefix = appendReplicaPrefix(nil, r)
-	rs.users = append(appendReplicaPrefix(nil, r), kindKey)
+	rs.prefix = replicaPrefix(r)
+	rs.users = append(replicaPrefix(r), kindKey)
 	p, err := readApplied(s.db, rs.prefix)
 	if err != nil {
 		return nil, err
@@ -117,7 +117,7 @@ func (r *ReplicaState) Get(key []byte) (v Value, found bool, err error) {
 	if r.destroyed.Load() {
 		err = errors.Join(ErrReplicaDestroyed, err)
 		if closer != nil {
-			closer.Close()
+			_ = closer.Close()
 		}
 		return Value{}, false, err
 	}

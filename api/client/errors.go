@@ -108,7 +108,8 @@ func splitTry(message string) (what, try string) {
 func errorOf(c call, err error) *Error {
 	e := &Error{Op: c.op, Code: connect.CodeOf(err), Message: err.Error(), Err: err}
 	var ce *connect.Error
-	if errors.As(err, &ce) {
+	switch {
+	case errors.As(err, &ce):
 		e.Message = ce.Message()
 		for _, d := range ce.Details() {
 			if m, derr := d.Value(); derr == nil {
@@ -118,9 +119,9 @@ func errorOf(c call, err error) *Error {
 				}
 			}
 		}
-	} else if errors.Is(err, errMalformed) {
+	case errors.Is(err, errMalformed):
 		e.Code = connect.CodeInternal
-	} else if errors.Is(err, ErrIncomplete) {
+	case errors.Is(err, ErrIncomplete):
 		e.Code = connect.CodeUnavailable
 	}
 	e.Message, e.Try = splitTry(e.Message)
@@ -224,7 +225,7 @@ func retryable(c call, e *Error, alive bool) bool {
 
 // contextError is the failure of a call whose context ended before anything
 // was sent.
-func contextError(c call, ctx context.Context) *Error {
+func contextError(ctx context.Context, c call) *Error {
 	code := connect.CodeCanceled
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		code = connect.CodeDeadlineExceeded

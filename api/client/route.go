@@ -130,7 +130,7 @@ func invoke[T any](ctx context.Context, c *Client, what call, s settings, send f
 	}
 	what.via = s.via != ""
 	if ctx.Err() != nil {
-		return zero, contextError(what, ctx)
+		return zero, contextError(ctx, what)
 	}
 	way, refused := c.routeTo(ctx, what, s.via)
 	if refused != nil {

@@ -78,7 +78,7 @@ func scanOnce(ctx, attempt context.Context, n *node, request *capstanv1.ScanRequ
 	if err != nil {
 		return err
 	}
-	defer stream.Close()
+	defer func() { _ = stream.Close() }()
 	for stream.Receive() {
 		stop()
 		m := stream.Msg()

@@ -135,7 +135,7 @@ func (p *program) bench(ctx context.Context, s benchSettings) error {
 	conns := make([]*client.Client, 0, s.conns)
 	defer func() {
 		for _, c := range conns {
-			c.Close()
+			_ = c.Close()
 		}
 	}()
 	for range s.conns {

@@ -182,7 +182,7 @@ func (f *dataFlags) keep(token string) error {
 	if err != nil {
 		return failuref("done, but the session's token cannot be kept: %w", err)
 	}
-	defer os.Remove(temporary.Name())
+	defer func() { _ = os.Remove(temporary.Name()) }() // gone already if all went well
 	_, err = temporary.WriteString(token + "\n")
 	err = errors.Join(err, temporary.Close())
 	if err == nil {
@@ -200,7 +200,7 @@ func (f *clientFlags) with(ctx context.Context, use func(context.Context, *clien
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	f.p.waiting = startWaiting(f.p.stderr)
 	defer f.p.waiting.stop()
 	return use(ctx, c)

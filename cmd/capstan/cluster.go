@@ -120,7 +120,7 @@ func showNodes(w io.Writer, s *capstanv1.GetStatusResponse) {
 		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", n.GetName(), state, leads[n.GetName()], replicas[n.GetName()],
 			dash(n.GetApiAddress()), dash(n.GetPeerAddress()), dash(n.GetGossipAddress()), dash(n.GetZone()), dash(n.GetSoftwareVersion()), n.GetId())
 	}
-	t.Flush()
+	_ = t.Flush()
 }
 
 func (p *program) ringCommand() *cobra.Command {
@@ -171,7 +171,7 @@ func showRing(w io.Writer, s *capstanv1.GetStatusResponse) {
 		fmt.Fprintf(t, "%d\t%s\t%d\t%s\t%d\t%s\t%d\n", part.GetId(), dash(names.name(part.GetLeader())), part.GetTerm(),
 			strings.Join(replicas, " "), part.GetCommitIndex(), span, part.GetTentativeBacklog())
 	}
-	t.Flush()
+	_ = t.Flush()
 }
 
 func (p *program) explainCommand() *cobra.Command {

@@ -59,11 +59,12 @@ func (p *program) printGet(f *dataFlags, key []byte, r *client.GetResult) error 
 	if err := f.keep(r.Session); err != nil {
 		return err
 	}
-	if p.json {
+	switch {
+	case p.json:
 		if err := p.printJSON(r.Message()); err != nil {
 			return err
 		}
-	} else if r.Found {
+	case r.Found:
 		value := r.Value
 		if terminal(p.stdout) {
 			value = append(value, '\n')
@@ -74,7 +75,7 @@ func (p *program) printGet(f *dataFlags, key []byte, r *client.GetResult) error 
 		if f.verbose && !terminal(p.stdout) && terminal(p.stderr) {
 			p.note("")
 		}
-	} else {
+	default:
 		p.note("not found: %s", visible(key))
 	}
 	if f.verbose {

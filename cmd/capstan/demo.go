@@ -192,13 +192,13 @@ func takenPort(nodes []demoNode) int {
 			if err != nil {
 				return port
 			}
-			l.Close()
+			_ = l.Close()
 		}
 		u, err := net.ListenPacket("udp", local(n.gossip))
 		if err != nil {
 			return n.gossip
 		}
-		u.Close()
+		_ = u.Close()
 	}
 	return 0
 }

@@ -91,9 +91,9 @@ func (p *program) finish(cmd *cobra.Command, err error) int {
 		message, rest, _ := strings.Cut(err.Error(), "\n")
 		exit = usageErrorf("%s", message)
 		if fields := strings.Fields(strings.TrimPrefix(strings.TrimSpace(rest), "Did you mean this?")); len(fields) > 0 {
-			exit.hint(cmd.CommandPath() + " " + strings.Join(fields, ", "))
+			_ = exit.hint(cmd.CommandPath() + " " + strings.Join(fields, ", "))
 		} else {
-			exit.hint(cmd.CommandPath() + " --help")
+			_ = exit.hint(cmd.CommandPath() + " --help")
 		}
 	}
 	if exit.err != nil {
@@ -165,7 +165,7 @@ func (p *program) printErrorJSON(e *client.Error) {
 		fmt.Fprintf(p.stderr, "error: %s\n", e)
 		return
 	}
-	p.stderr.Write(line)
+	_, _ = p.stderr.Write(line) // there is nowhere else to say it
 }
 
 // closest is the candidate with the fewest edits to name, if they are few.

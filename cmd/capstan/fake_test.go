@@ -24,11 +24,19 @@ import (
 )
 
 // childVariable makes the test binary behave as capstan, with a server that
-// only listens: that is what demo starts.
-const childVariable = "CAPSTAN_TEST_CHILD"
+// only listens: that is what demo starts. With the value childWhole it is the
+// whole program.
+const (
+	childVariable = "CAPSTAN_TEST_CHILD"
+	childWhole    = "whole"
+)
 
 func TestMain(m *testing.M) {
-	if os.Getenv(childVariable) != "" {
+	switch os.Getenv(childVariable) {
+	case "":
+	case childWhole:
+		main()
+	default:
 		os.Exit(run(untilSignal(), openListener, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
 	os.Unsetenv(endpointsVariable)

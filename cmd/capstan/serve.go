@@ -61,7 +61,7 @@ variable over the file.`,
 			return fillFlags(cmd.Flags(), os.LookupEnv, os.ReadFile)
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := s.check(cmd.Flags()); err != nil {
+			if err := s.check(); err != nil {
 				return err
 			}
 			return p.serve(cmd.Context(), &s)

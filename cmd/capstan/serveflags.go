@@ -125,7 +125,7 @@ func parseConfig(path string, text []byte, names []string) (map[string]string, e
 		if !known[key] {
 			e := usageErrorf("%s:%d: unknown key %q", path, value.Line, key)
 			if near := closest(key, names); near != "" {
-				e.hint(near)
+				_ = e.hint(near)
 			}
 			return nil, e
 		}
@@ -150,7 +150,7 @@ func parseConfig(path string, text []byte, names []string) (map[string]string, e
 var nodeName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
 
 // check refuses what cannot work before anything is opened.
-func (s *serveSettings) check(flags *pflag.FlagSet) error {
+func (s *serveSettings) check() error {
 	c := &s.config
 	switch {
 	case c.Name == "":

@@ -69,7 +69,7 @@ func (t *Transport) Call(ctx context.Context, node partition.NodeID, kind uint8,
 	o.payload = binary.LittleEndian.AppendUint64(o.payload, uint64(left))
 	o.payload = append(o.payload, payload...)
 	body, err := l.roundTrip(o, ctx.Done())
-	if err == errGivenUp {
+	if errors.Is(err, errGivenUp) {
 		l.post(newOutgoing(msgCallCancel, classOf(kind), id))
 		return nil, fmt.Errorf("%w: %w", ErrLost, ctx.Err())
 	}
@@ -139,11 +139,11 @@ func (l *link) onCall(m message) error {
 	if l.err != nil {
 		l.mu.Unlock()
 		cancel()
-		return nil
+		return nil //nolint:nilerr // the reader ends by the link's own error
 	}
 	l.calls[m.id] = cancel
 	l.mu.Unlock()
-	if !l.handle(func() {
+	if !l.handle(kind, func() {
 		body, err := (*h)(ctx, l.peer.id, d.b)
 		l.onCallCancel(m.id)
 		if err == nil && len(body) > MaxPayload {
@@ -163,10 +163,12 @@ func (l *link) onCall(m message) error {
 	return nil
 }
 
-// handle runs a handler, unless too many run.
-func (l *link) handle(f func()) bool {
-	if l.t.running.Add(1) > maxHandlers || !l.t.spawn(func() { defer l.t.running.Add(-1); f() }) {
-		l.t.running.Add(-1)
+// handle runs a handler, unless too many of its class run: forwarded operations
+// that wait for one group must not keep any group from confirming its term.
+func (l *link) handle(kind uint8, f func()) bool {
+	running := &l.t.running[classOf(kind)]
+	if running.Add(1) > maxHandlers || !l.t.spawn(func() { defer running.Add(-1); f() }) {
+		running.Add(-1)
 		l.peer.count.queueDrops.Add(1)
 		return false
 	}
@@ -188,7 +190,7 @@ func (l *link) onNotify(m message) error {
 		return fmt.Errorf("%w: malformed notification", ErrProtocol)
 	}
 	if h := l.t.handlers[m.payload[0]].Load(); h != nil {
-		l.handle(func() { _, _ = (*h)(l.t.ctx, l.peer.id, m.payload[1:]) })
+		l.handle(m.payload[0], func() { _, _ = (*h)(l.t.ctx, l.peer.id, m.payload[1:]) })
 	}
 	return nil
 }

@@ -15,18 +15,16 @@ const (
 	// missed pings, about one election timeout.
 	DeadAfter = 2 * time.Second
 	// HeartbeatWindow is how long a Raft heartbeat, or the answer to one, waits
-	// for those of other groups to share its frame. It is small beside a
-	// heartbeat interval, which is a tenth of a heartbeat timeout.
-	HeartbeatWindow = 20 * time.Millisecond
+	// for those of other groups to share its frame. A leader sends the next a
+	// tenth to a fifth of a heartbeat timeout after an answer, so that both waits
+	// together still leave three heartbeats to a timeout of 1.5 s; an idle node
+	// wakes up a third as often as with 20 ms.
+	HeartbeatWindow = 100 * time.Millisecond
 	// RaftTimeout bounds one Raft RPC other than InstallSnapshot, from queue
 	// to answer. A dead link fails it sooner; it must outlast a slow fsync.
 	RaftTimeout = 10 * time.Second
 	// MaxMessage bounds one message: 4 MiB of payload and its headers.
 	MaxMessage = 4<<20 + 64<<10
-	// PipelineInFlight bounds the AppendEntries of one follower that wait for
-	// an answer. More would not be faster: while they wait, entries gather
-	// into larger batches, each of which costs the follower one fsync.
-	PipelineInFlight = 8
 
 	handshakeTimeout = 2 * time.Second // one handshake, either side
 	dialTimeout      = 1 * time.Second // one dial, without handshake
@@ -36,7 +34,7 @@ const (
 	backoffMax       = 1 * time.Second
 	wantedFor        = 10 * time.Second // redial goes on so long after the last request
 	maxHandshakes    = 64               // incoming handshakes at a time; more are dropped
-	maxHandlers      = 1024             // running handlers of one node; more are answered busy
+	maxHandlers      = 1024             // running handlers of one node and class; more are answered busy
 )
 
 // Hello is what one side says of itself when a connection opens.

@@ -1,0 +1,26 @@
+// Package node is one Capstan node: [Open] is the only place where the rooms
+// are wired together, and [Node.Close] undoes it in reverse.
+//
+//	identity     who this data directory is, and which cluster it belongs to
+//	storage      the two databases
+//	transport    one connection to each other node
+//	control      this node's replica of the control group, and so the ring
+//	membership   gossip: who is there
+//	formation    how the first nodes found a cluster
+//	replicas     the partitions' replicas that the ring gives to this node
+//	router       any request to where it can be answered
+//	api          the doors for clients
+//
+// The router takes a request to the replica here, or by one marked hop to
+// another node's; who receives a marked request answers from its own replica or
+// refuses. It tries again only what was definitely refused, or what has no
+// effect, and never beyond the request's deadline.
+//
+// The control group decides who belongs to the cluster and where partitions
+// live; every node follows it, so that routing asks nobody. Its leader runs the
+// placement driver, which keeps nothing in memory and so may stop anywhere.
+// Gossip finds nodes and wakes the driver; it decides nothing about votes.
+//
+// Disk and network come in through [Config]; tests put in-memory twins there
+// and run whole clusters in virtual time.
+package node

@@ -1,0 +1,82 @@
+package replication
+
+import (
+	"errors"
+	"io"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// patient is a transport that does not try to send the log to a peer from
+// which nothing is heard: it waits.
+//
+// The library counts failed attempts and pauses ever longer between them, up
+// to ten seconds, in a sleep that nothing ends. After an outage under load a
+// follower would stay behind that long after it is back, and a second failure
+// in that time would cost the quorum. Heartbeats go on as ever.
+type patient struct {
+	Transport
+	group *Group
+}
+
+// patienceInterval is how often a wait looks whether the peer is back: no more
+// than that is added to its absence. One goroutine a silent follower waits.
+const patienceInterval = 100 * time.Millisecond
+
+var errNothingToSend = errors.New("leadership or the peer's membership ended while the peer was silent")
+
+func (p patient) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	heartbeat := args.PrevLogEntry == 0 && len(args.Entries) == 0 && args.LeaderCommitIndex == 0
+	if !heartbeat {
+		if err := p.wait(id, args.Term); err != nil {
+			return err
+		}
+	}
+	err := p.Transport.AppendEntries(id, target, args, resp)
+	if err == nil && resp.Success && !heartbeat {
+		p.group.matched.Store(id, match{args.Term, args.PrevLogEntry + uint64(len(args.Entries))})
+	}
+	return err
+}
+
+func (p patient) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	if err := p.wait(id, args.Term); err != nil {
+		return err
+	}
+	return p.Transport.InstallSnapshot(id, target, args, resp, data)
+}
+
+// wait returns nil when the peer is heard, and an error when the leader of
+// term has nothing to send to it any more.
+func (p patient) wait(id raft.ServerID, term uint64) error {
+	g := p.group
+	m, err := ParseServerID(id)
+	if err != nil || !g.ready.Load() || g.host.heard(m.Node) {
+		return err
+	}
+	tick := time.NewTicker(patienceInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-g.quiet:
+			return errNothingToSend
+		}
+		switch {
+		case g.host.heard(m.Node):
+			return nil
+		case g.raft.State() != raft.Leader || g.raft.CurrentTerm() != term || !g.has(id):
+			return errNothingToSend
+		}
+	}
+}
+
+func (g *Group) has(id raft.ServerID) bool {
+	for _, s := range g.configuration().Servers {
+		if s.ID == id {
+			return true
+		}
+	}
+	return false
+}
