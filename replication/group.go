@@ -304,6 +304,31 @@ func (g *Group) Close() error {
 	return g.stop()
 }
 
+// handOver gives leadership to the most advanced voter, or, where some are not
+// heard from, to one that is: the library's choice does not look at that.
+func (g *Group) handOver() {
+	var heard []Member
+	all := true
+	for _, m := range membersOf(g.configuration()) {
+		switch {
+		case m.Nonvoter || m.ServerID() == g.self:
+		case g.host.heard(m.Node):
+			heard = append(heard, m)
+		default:
+			all = false
+		}
+	}
+	if all {
+		_ = g.raft.LeadershipTransfer().Error()
+		return
+	}
+	for _, m := range heard {
+		if g.raft.LeadershipTransferToServer(m.ServerID(), m.address()).Error() == nil {
+			return
+		}
+	}
+}
+
 func (g *Group) stop() error {
 	g.mu.Lock()
 	again := g.closing
@@ -319,7 +344,7 @@ func (g *Group) stop() error {
 	if g.raft.State() == raft.Leader && len(g.configuration().Servers) > 1 {
 		// Bounded by the library with an election timeout. Whether somebody
 		// took over does not matter: the others elect if not.
-		g.hand(func() { _ = g.raft.LeadershipTransfer().Error() })
+		g.hand(g.handOver)
 	}
 	g.broadcast()
 	// A leader without a quorum gives up after its lease at the latest, which
