@@ -79,7 +79,13 @@ func route[Resp any](ctx context.Context, r *router, p partition.ID, c call[Resp
 	unreached := map[partition.NodeID]bool{}
 	for {
 		ring := r.ring()
+		if int(p) >= len(ring.Partitions) {
+			return none, notInCluster()
+		}
 		here := r.local.replica(p) // looked up once: the node may be closing
+		if unreached[r.self] {
+			here = nil // it has failed
+		}
 		target, ok := r.target(ring, p, here, c.write, unreached)
 		if !ok {
 			return none, noReplica(ring, r.self, p)
@@ -108,7 +114,7 @@ func route[Resp any](ctx context.Context, r *router, p partition.ID, c call[Resp
 			return none, r.explain(ring, p, refusal)
 		}
 		r.learn(p, target, refusal)
-		if errors.Is(refusal, errNotDelivered) {
+		if errors.Is(refusal, errNotDelivered) || refusal.Reason == replication.NoReplica && !refusal.NotLeader {
 			unreached[target] = true
 		} else {
 			clear(unreached)
@@ -217,8 +223,8 @@ func verdict(e *replication.Error, write bool) next {
 	switch {
 	case e.NotLeader:
 		return tryLeader
-	case errors.Is(e, errNotDelivered):
-		return tryAgain
+	case errors.Is(e, errNotDelivered), e.Reason == replication.NoReplica:
+		return tryAgain // elsewhere
 	case e.Reason == replication.LeaderChanged, e.Reason == replication.Stopping:
 		return tryAgain
 	}
@@ -256,15 +262,13 @@ func (r *router) explain(ring *control.State, p partition.ID, e *replication.Err
 			p, nameOf(ring, r.self), e.Reachable, len(ring.Partitions[p].Replicas))
 	}
 	told.Err = nil
-	if told.Try == "" {
-		var others []string
-		for _, replica := range ring.Partitions[p].Replicas {
-			if replica.Node != r.self {
-				others = append(others, "--via "+nameOf(ring, replica.Node))
-			}
+	var others []string
+	for _, replica := range ring.Partitions[p].Replicas {
+		if replica.Node != r.self {
+			others = append(others, "--via "+nameOf(ring, replica.Node))
 		}
-		told.Try = strings.Join(others, " or ")
 	}
+	told.Try = strings.Join(others, " or ")
 	return &told
 }
 

@@ -87,6 +87,7 @@ type Group struct {
 
 	fsm      *fsm
 	applied  *appliedIndex
+	matched  sync.Map // raft.ServerID -> match
 	proposer *proposer
 	learner  *learner
 
@@ -304,31 +305,6 @@ func (g *Group) Close() error {
 	return g.stop()
 }
 
-// handOver gives leadership to the most advanced voter, or, where some are not
-// heard from, to one that is: the library's choice does not look at that.
-func (g *Group) handOver() {
-	var heard []Member
-	all := true
-	for _, m := range membersOf(g.configuration()) {
-		switch {
-		case m.Nonvoter || m.ServerID() == g.self:
-		case g.host.heard(m.Node):
-			heard = append(heard, m)
-		default:
-			all = false
-		}
-	}
-	if all {
-		_ = g.raft.LeadershipTransfer().Error()
-		return
-	}
-	for _, m := range heard {
-		if g.raft.LeadershipTransferToServer(m.ServerID(), m.address()).Error() == nil {
-			return
-		}
-	}
-}
-
 func (g *Group) stop() error {
 	g.mu.Lock()
 	again := g.closing
@@ -341,15 +317,11 @@ func (g *Group) stop() error {
 	defer close(g.stopped)
 	g.applied.close(stopping())
 	g.proposer.close()
-	if g.raft.State() == raft.Leader && len(g.configuration().Servers) > 1 {
-		// Bounded by the library with an election timeout. Whether somebody
-		// took over does not matter: the others elect if not.
-		g.hand(g.handOver)
-	}
 	g.broadcast()
 	// A leader without a quorum gives up after its lease at the latest, which
 	// answers everything; with one, entries commit.
 	g.drain(2*g.host.timing.Election + 2*g.host.timing.Lease)
+	g.handOver()
 	close(g.quiet)
 	shutdown := g.raft.Shutdown()
 	// Raft waits for its requests to peers before it closes the transport:

@@ -25,10 +25,6 @@ const (
 	RaftTimeout = 10 * time.Second
 	// MaxMessage bounds one message: 4 MiB of payload and its headers.
 	MaxMessage = 4<<20 + 64<<10
-	// PipelineInFlight bounds the AppendEntries of one follower that wait for
-	// an answer. More would not be faster: while they wait, entries gather
-	// into larger batches, each of which costs the follower one fsync.
-	PipelineInFlight = 8
 
 	handshakeTimeout = 2 * time.Second // one handshake, either side
 	dialTimeout      = 1 * time.Second // one dial, without handshake
