@@ -58,3 +58,22 @@ func TestRequestsBeforeTheReplicaIsOpen(t *testing.T) {
 		})
 	}
 }
+
+// A scan that fits into its first page keeps no view open for a second trip.
+func TestAScanOfOnePageLeavesNoCursor(t *testing.T) {
+	withStranger(t, func(t *testing.T, w *world, fourth *machine) {
+		fourth.mustPut("{t}a", "x")
+		source, err := fourth.running().router.open(t.Context(), partition.Of([]byte("{t}"), 4), scanPart{start: []byte("{t}"), end: []byte("{u}")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.noCursors()
+		if page, err := source.next(t.Context()); err != nil || len(page) != 1 {
+			t.Errorf("first page: %d entries, %v", len(page), err)
+		}
+		if page, err := source.next(t.Context()); err != nil || len(page) != 0 {
+			t.Errorf("second page: %d entries, %v", len(page), err)
+		}
+		source.close()
+	})
+}

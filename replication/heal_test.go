@@ -158,3 +158,19 @@ func TestTransferToSomebodyUnreachable(t *testing.T) {
 		}
 	})
 }
+
+// A leader that stops hands over to a voter that is there, also if the
+// library would pick another one, since that lacks nothing either.
+func TestCloseHandsOverToTheReachable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network, nodes := wholeCluster(t)
+		network.Cut("n0", "n1")
+		time.Sleep(10 * time.Second)
+		go func() { _ = nodes[0].groups[0].Close() }()
+		time.Sleep(time.Second)
+		if !nodes[2].groups[0].Leads() {
+			t.Error("n2 does not lead a second later")
+		}
+		time.Sleep(20 * time.Second)
+	})
+}
