@@ -120,16 +120,29 @@ func (o *groupOpener) openStore(r storage.Replica) (*raftlog.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !inBolt || !o.onDisk {
-		return raftlog.Open(marks)
-	}
-	// A replica that was here before must find its file again: without its
-	// vote it could give a second one. That it was here stands in the log
-	// database, which the node's identity vouches for.
+	// A replica that was here before must find its log again, where it was:
+	// without its vote it could give a second one, and what it acknowledged
+	// would be gone. That it was here stands in the log database, which the
+	// node's identity vouches for.
 	_, err = marks.Get(boltMark)
 	known := err == nil
 	if err != nil && !errors.Is(err, storage.ErrLogNotFound) {
 		return nil, err
+	}
+	if !inBolt || !o.onDisk {
+		if known {
+			return nil, errLogElsewhere(RaftLogBolt)
+		}
+		return raftlog.Open(marks)
+	}
+	if !known {
+		used, err := marks.Used()
+		if err != nil {
+			return nil, err
+		}
+		if used {
+			return nil, errLogElsewhere(RaftLogPebble)
+		}
 	}
 	store, err := raftlog.OpenBolt(raftlog.BoltOptions{Path: path, NodeID: o.self, MustExist: known})
 	if err != nil {
@@ -141,6 +154,12 @@ func (o *groupOpener) openStore(r storage.Replica) (*raftlog.Store, error) {
 		}
 	}
 	return store, nil
+}
+
+// errLogElsewhere refuses to begin an empty log beside the replica's own.
+func errLogElsewhere(kind string) error {
+	return fmt.Errorf("its Raft log, and the votes in it, were written with --raft-log=%s: start with that, "+
+		"or empty the whole data directory to come back as a new node", kind)
 }
 
 // boltMark says, in the log database, that a replica's log is a bolt file.

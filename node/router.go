@@ -79,7 +79,8 @@ func route[Resp any](ctx context.Context, r *router, p partition.ID, c call[Resp
 	unreached := map[partition.NodeID]bool{}
 	for {
 		ring := r.ring()
-		target, ok := r.target(ring, p, c.write, unreached)
+		here := r.local.replica(p) // looked up once: the node may be closing
+		target, ok := r.target(ring, p, here, c.write, unreached)
 		if !ok {
 			return none, noReplica(ring, r.self, p)
 		}
@@ -87,7 +88,7 @@ func route[Resp any](ctx context.Context, r *router, p partition.ID, c call[Resp
 		var resp Resp
 		var err error
 		if target == r.self {
-			resp, err = c.here(ctx, r.local.replica(p))
+			resp, err = c.here(ctx, here)
 		} else {
 			resp, err = hopTo(ctx, r, target, c)
 		}
@@ -165,8 +166,8 @@ func onKey[Resp proto.Message](ctx context.Context, r *router, kind hopKind, key
 // target chooses who should execute an operation: for writes the leader, for
 // reads the replica here or else the leader; and where that is not known, or
 // could not be reached, any replica, which will know better.
-func (r *router) target(ring *control.State, p partition.ID, write bool, unreached map[partition.NodeID]bool) (partition.NodeID, bool) {
-	here := r.local.replica(p)
+// It is this node itself only if here is not nil.
+func (r *router) target(ring *control.State, p partition.ID, here *replica, write bool, unreached map[partition.NodeID]bool) (partition.NodeID, bool) {
 	if here != nil && !write {
 		return r.self, true
 	}
@@ -177,12 +178,11 @@ func (r *router) target(ring *control.State, p partition.ID, write bool, unreach
 			return r.self, true // it waits for a leader, and knows when to refuse
 		}
 	}
-	if leader != "" && !unreached[leader] {
+	if leader != "" && !unreached[leader] && (leader != r.self || here != nil) {
 		return leader, true
 	}
-	replicas := ring.Partitions[p].Replicas
-	for _, replica := range replicas {
-		if !unreached[replica.Node] {
+	for _, replica := range ring.Partitions[p].Replicas {
+		if replica.Node != r.self && !unreached[replica.Node] {
 			return replica.Node, true
 		}
 	}

@@ -105,6 +105,7 @@ type Group struct {
 	notify       chan bool
 	observations chan raft.Observation
 	nudges       chan struct{}
+	stuck        chan struct{} // an entry was not committed in time
 	snapshots    chan struct{}
 
 	ctx      context.Context // of the goroutines beside Raft
@@ -131,6 +132,7 @@ func newGroup(h *Host, c GroupConfig) *Group {
 		notify:       make(chan bool, notifyBuffer),
 		observations: make(chan raft.Observation, observationBuffer),
 		nudges:       make(chan struct{}, 1),
+		stuck:        make(chan struct{}, 1),
 		snapshots:    make(chan struct{}, 1),
 		quiet:        make(chan struct{}),
 		raftDone:     make(chan struct{}),

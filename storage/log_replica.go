@@ -362,6 +362,23 @@ func (rl *ReplicaLog) Bootstrap(entries []LogEntry, values ...LogValue) error {
 	return nil
 }
 
+// Used tells whether the replica has any entry or value at all, and so may have
+// made promises.
+func (rl *ReplicaLog) Used() (bool, error) {
+	if err := rl.enter(); err != nil {
+		return false, err
+	}
+	defer rl.log.leave()
+	it, err := rl.log.db.NewIter(&pebble.IterOptions{
+		LowerBound: logKey(logSpaceReplica, rl.replica, 0),
+		UpperBound: logReplicaEnd(rl.replica),
+	})
+	if err != nil {
+		return false, err
+	}
+	return it.First(), it.Close()
+}
+
 // Bootstrapped tells whether Bootstrap was done on this replica.
 func (rl *ReplicaLog) Bootstrapped() (bool, error) {
 	if err := rl.enter(); err != nil {

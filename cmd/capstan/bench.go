@@ -64,6 +64,9 @@ put writes, get reads keys that were written before, mixed is half of each.`,
   capstan bench --workload get --rate 5000 --duration 30s -o json`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !cmd.Flags().Changed("conns") {
+				s.conns = max(1, min(s.conns, s.clients)) // the default is no reason to refuse few clients
+			}
 			if err := s.check(); err != nil {
 				return err
 			}
@@ -74,7 +77,7 @@ put writes, get reads keys that were written before, mixed is half of each.`,
 	flags := cmd.Flags()
 	flags.StringVar(&s.workload, "workload", "mixed", "put, get or mixed")
 	flags.IntVar(&s.clients, "clients", 64, "operations in flight at most")
-	flags.IntVar(&s.conns, "conns", 4, "connections to each node")
+	flags.IntVar(&s.conns, "conns", 4, "connections to each node, at most one a client")
 	flags.IntVar(&s.keySize, "key-size", 16, "bytes of a key, 16 to 4096")
 	flags.IntVar(&s.valueSize, "value-size", 256, "bytes of a value")
 	flags.IntVar(&s.keys, "keys", 100000, "how many keys")

@@ -245,6 +245,11 @@ func TestBench(t *testing.T) {
 	if status != 0 || !strings.Contains(stdout, `"loop":"open"`) || strings.Contains(stdout, `"server_cpu_us_per_op":null`) || strings.Count(stdout, "\n") != 1 {
 		t.Errorf("status %d\n%s", status, stdout)
 	}
+	// Fewer clients than the default has connections.
+	stdout, stderr, status = shell(t, "", "bench", "--duration", "50ms", "--warm-up", "0", "--keys", "10", "--clients", "1")
+	if status != 0 || !strings.Contains(stdout, "1 clients on 1 connections") {
+		t.Errorf("status %d\n%s\n%s", status, stdout, stderr)
+	}
 	f.mu.Lock()
 	f.fail = failure(connect.CodeResourceExhausted, "full", &capstanv1.ErrorInfo{Reason: capstanv1.Reason_REASON_DISK_FULL, Outcome: capstanv1.Outcome_OUTCOME_NOT_APPLIED})
 	f.mu.Unlock()

@@ -32,6 +32,11 @@ type opener func(context.Context, node.Config) (server, error)
 // orphanGrace is how long a child whose parent is gone may take to stop.
 const orphanGrace = 8 * time.Second
 
+// failedGrace is how long a node that has failed may take to close: what it
+// failed of, a disk above all, may hold on to it for ever. Longer than the
+// bounded waits of an orderly close; a variable for tests.
+var failedGrace = 10 * time.Second
+
 // errOrphan ends a child whose parent is gone.
 var errOrphan = errors.New("the parent process has ended")
 
@@ -83,6 +88,9 @@ func (p *program) serve(ctx context.Context, s *serveSettings) error {
 			s.forget(ctx)
 			return nil // stopped while it started
 		}
+		if refused := (*node.ConfigError)(nil); errors.As(err, &refused) {
+			return usageErrorf("%w", err)
+		}
 		return failuref("%w", err)
 	}
 	api, peer, gossip := running.Addr()
@@ -92,7 +100,7 @@ func (p *program) serve(ctx context.Context, s *serveSettings) error {
 		logger.Info("stopping", "cause", context.Cause(ctx))
 		err = running.Close()
 	case <-running.Done():
-		err = errors.Join(running.Err(), running.Close())
+		err = closeFailed(running)
 		if err == nil {
 			err = errors.New("the node stopped by itself")
 		}
@@ -103,6 +111,22 @@ func (p *program) serve(ctx context.Context, s *serveSettings) error {
 	}
 	logger.Info("stopped")
 	return nil
+}
+
+// closeFailed closes a node that has stopped by itself and says why it has. It
+// does not wait for ever: the process must end, so that another one can begin.
+func closeFailed(s server) error {
+	cause := s.Err()
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close() }() // left behind if it hangs: the process ends
+	grace := time.NewTimer(failedGrace)
+	defer grace.Stop()
+	select {
+	case err := <-closed:
+		return errors.Join(cause, err)
+	case <-grace.C:
+		return errors.Join(cause, fmt.Errorf("not closed within %s", failedGrace))
+	}
 }
 
 // watchParent ends a child when the pipe that it inherited closes: the parent

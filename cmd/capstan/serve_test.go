@@ -145,6 +145,37 @@ func TestServeFails(t *testing.T) {
 	}
 }
 
+// What the node itself finds wrong with its settings is bad usage too.
+func TestServeRefusedByTheNode(t *testing.T) {
+	var log bytes.Buffer
+	open := func(context.Context, node.Config) (server, error) {
+		return nil, errors.Join(&node.ConfigError{Field: "zone", Problem: "600 bytes, at most 32 allowed"})
+	}
+	if status := run(t.Context(), open, []string{"serve", "--name", "n1", "--data-dir", "d"}, nil, &log, &log); status != 2 || !strings.Contains(log.String(), "error: --zone: 600 bytes") {
+		t.Errorf("status %d: %s", status, &log)
+	}
+}
+
+// hung is a failed server whose Close does not return.
+type hung struct{ noted }
+
+func (s *hung) Close() error { select {} }
+
+// A node whose disk has failed may not be able to close: the process ends all
+// the same, or nobody would start it again.
+func TestServeEndsThoughCloseHangs(t *testing.T) {
+	defer func(grace time.Duration) { failedGrace = grace }(failedGrace)
+	failedGrace = 10 * time.Millisecond
+	var log bytes.Buffer
+	s := &hung{noted{done: make(chan struct{}), err: errors.New("the disk is gone")}}
+	close(s.done)
+	open := func(context.Context, node.Config) (server, error) { return s, nil }
+	status := run(t.Context(), open, []string{"serve", "--name", "n1", "--data-dir", "d"}, nil, &log, &log)
+	if status != 3 || !strings.Contains(log.String(), "error: the disk is gone\nnot closed within 10ms") {
+		t.Errorf("status %d: %s", status, &log)
+	}
+}
+
 // The names that a user may misspell.
 func TestClosest(t *testing.T) {
 	names := []string{"listen", "listen-peer", "listen-gossip", "data-dir", "join"}
