@@ -306,7 +306,7 @@ func (n *serving) status() (*capstanv1.GetStatusResponse, error) {
 // anew.
 var web = &http.Client{
 	Timeout: 30 * time.Second,
-	Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true,
+	Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true, ExpectContinueTimeout: 5 * time.Second,
 		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext},
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 }
