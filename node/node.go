@@ -24,8 +24,8 @@ import (
 )
 
 const (
-	// shutdownWait bounds how long Close waits for requests under way, once
-	// leadership was handed away: longer than a client's default deadline.
+	// shutdownWait bounds how long Close waits for requests under way: longer
+	// than a client's default deadline.
 	shutdownWait = 6 * time.Second
 	// leaveWait bounds the farewell to gossip. Without it the others notice
 	// by themselves, some seconds later.
@@ -312,7 +312,7 @@ func (n *Node) fail(err error) {
 	})
 }
 
-// Close hands leadership away, answers what is under way, and closes all that
+// Close answers what is under way, hands leadership away, and closes all that
 // Open opened, in reverse. Closing again returns the first close's error.
 func (n *Node) Close() error {
 	n.closeOnce.Do(func() {

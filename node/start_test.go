@@ -52,3 +52,33 @@ func TestGossipThatIsSlowToOpen(t *testing.T) {
 		}
 	})
 }
+
+// Close may come at any moment of a node's first start, also while it founds
+// its cluster, and the next start goes on from there.
+func TestCloseWhileFounding(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for delay := time.Duration(0); delay < 4*time.Second; delay += 31 * time.Millisecond {
+			network, disk := memnet.New(), vfs.NewMem()
+			for _, delay := range []time.Duration{delay, 20 * time.Second} {
+				n, err := Open(t.Context(), Config{
+					Name: "n1", DataDir: "data", Partitions: 1, ReplicationFactor: 1, FS: disk,
+					Listen: "127.0.0.1:7820", ListenPeer: "127.0.0.1:7821", ListenGossip: "127.0.0.1:7822",
+					Network: network.Host("m1"),
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(delay)
+				if delay > 10*time.Second && !n.ring().Placed() {
+					t.Error("nothing was placed in time")
+				}
+				if err := n.Close(); err != nil {
+					t.Errorf("closed after %v: %v", delay, err)
+				}
+				if err := n.Err(); err != nil {
+					t.Errorf("closed after %v: it could not go on: %v", delay, err)
+				}
+			}
+		}
+	})
+}

@@ -66,9 +66,6 @@ const (
 	// maxAppendEntries an append and a batch to the machine: with batches of up
 	// to 256 KiB an entry, an append is at most about 16 MiB.
 	maxAppendEntries = 64
-	// cachedEntries stay in memory for followers to be served from: what is in
-	// flight, twice over.
-	cachedEntries = 2 * maxAppendEntries
 	// snapshotInterval is how often the library compares the log with
 	// snapshotEntries.
 	snapshotInterval = 2 * time.Minute
@@ -90,6 +87,7 @@ type Group struct {
 
 	fsm      *fsm
 	applied  *appliedIndex
+	matched  sync.Map // raft.ServerID -> match
 	proposer *proposer
 	learner  *learner
 
@@ -150,16 +148,12 @@ func newGroup(h *Host, c GroupConfig) *Group {
 
 func (g *Group) start(c GroupConfig) error {
 	g.applied.advance(c.Machine.Applied())
-	cache, err := raft.NewLogCache(cachedEntries, c.Store)
-	if err != nil {
-		return err
-	}
 	c.Transport.SetStalled(g.stalled.Load)
 	fresh, err := g.bootstrap(c)
 	if err != nil {
 		return err
 	}
-	g.raft, err = raft.NewRaft(g.raftConfig(), g.fsm, observedLog{cache, g.learner.onStored}, c.Store, c.Snapshots, patient{c.Transport, g})
+	g.raft, err = raft.NewRaft(g.raftConfig(), g.fsm, observedLog{&recentLog{LogStore: c.Store}, g.learner.onStored}, c.Store, c.Snapshots, patient{c.Transport, g})
 	if err != nil {
 		return err
 	}
@@ -323,15 +317,11 @@ func (g *Group) stop() error {
 	defer close(g.stopped)
 	g.applied.close(stopping())
 	g.proposer.close()
-	if g.raft.State() == raft.Leader && len(g.configuration().Servers) > 1 {
-		// Bounded by the library with an election timeout. Whether somebody
-		// took over does not matter: the others elect if not.
-		g.hand(func() { _ = g.raft.LeadershipTransfer().Error() })
-	}
 	g.broadcast()
 	// A leader without a quorum gives up after its lease at the latest, which
 	// answers everything; with one, entries commit.
 	g.drain(2*g.host.timing.Election + 2*g.host.timing.Lease)
+	g.handOver()
 	close(g.quiet)
 	shutdown := g.raft.Shutdown()
 	// Raft waits for its requests to peers before it closes the transport:
