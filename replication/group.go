@@ -100,7 +100,8 @@ type Group struct {
 	reachAt  atomic.Pointer[reachability]
 
 	leadMu   sync.Mutex
-	expected *nonce // of the no-op that will prove leadership
+	expected *nonce                   // of the no-op that will prove leadership
+	barred   map[raft.ServerID]uint64 // from handing over to, in that term
 
 	notify       chan bool
 	observations chan raft.Observation
@@ -321,10 +322,10 @@ func (g *Group) stop() error {
 	defer close(g.stopped)
 	g.applied.close(stopping())
 	g.proposer.close()
-	if g.raft.State() == raft.Leader && len(g.configuration().Servers) > 1 {
+	if heir, err := g.heir(""); err == nil && g.raft.State() == raft.Leader {
 		// Bounded by the library with an election timeout. Whether somebody
 		// took over does not matter: the others elect if not.
-		g.hand(func() { _ = g.raft.LeadershipTransfer().Error() })
+		g.hand(func() { _ = g.handOver(heir) })
 	}
 	g.broadcast()
 	// A leader without a quorum gives up after its lease at the latest, which
