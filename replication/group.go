@@ -99,6 +99,8 @@ type Group struct {
 	proven   atomic.Pointer[lead]
 	reachAt  atomic.Pointer[reachability]
 
+	torn time.Time // since when it stands and believes in a leader; the watchdog's
+
 	leadMu   sync.Mutex
 	expected *nonce                   // of the no-op that will prove leadership
 	barred   map[raft.ServerID]uint64 // from handing over to, in that term
