@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -49,6 +50,9 @@ func TestLeaderIsolated(t *testing.T) {
 		writing.Wait()
 		if fate := <-fates; fate == done {
 			t.Error("a write through the isolated leader was acknowledged")
+		}
+		for p := range 4 { // those that it led too
+			w.leaderOf(partition.ID(p), rest...)
 		}
 		for i := range 20 {
 			rest[i%2].mustPut(fmt.Sprint("more", i), fmt.Sprint(i))
@@ -247,7 +251,7 @@ func TestNoQuorum(t *testing.T) {
 					t.Fatalf("%s: %v", op.name, err)
 				case e.Reason != replication.NoQuorum || e.Outcome != replication.NotApplied || e.Reachable != 1 || e.Needed != 2:
 					t.Errorf("%s: %+v", op.name, e)
-				case took > time.Second:
+				case took > 100*time.Millisecond:
 					t.Errorf("%s was refused after %v", op.name, took)
 				}
 			}
@@ -269,5 +273,43 @@ func TestNoQuorum(t *testing.T) {
 			}
 			w.awaitReady(w.machines...)
 		}
+	})
+}
+
+// Leadership is handed only to whom it can reach, and a handover that came to
+// nothing harms neither this leadership nor a later one.
+func TestHandoverToUnreachable(t *testing.T) {
+	inWorld(t, 3, func(t *testing.T, w *world) {
+		leader := w.leaderOf(0)
+		rest := w.others(leader)
+		key := keyIn(0, 4, 0)
+		handOver := func(from, to *machine) error {
+			ctx, cancel := context.WithTimeout(t.Context(), requestTime)
+			defer cancel()
+			_, err := from.running().replicas.replica(0).transfer(ctx, to.running().id)
+			return err
+		}
+		w.net.Cut(leader.host, rest[0].host)
+		leader.mustPut(key, "which it lacks")
+		for range 4 {
+			if err := handOver(leader, rest[0]); err == nil {
+				t.Error("handed over to a node that cannot be reached")
+			}
+			time.Sleep(time.Second)
+		}
+		leader.mustPut(key, "still here")
+		w.net.Isolate(leader.host)
+		w.leaderOf(0, rest...)
+		w.net.Heal()
+		w.awaitReady(w.machines...)
+		w.eventually(time.Minute, "the first leader leads again", func() error {
+			now := w.leaderOf(0)
+			if now == leader {
+				return nil
+			}
+			return handOver(now, leader)
+		})
+		leader.mustPut(key, "again")
+		w.compareReplicas(w.machines...)
 	})
 }

@@ -185,7 +185,7 @@ func (r *router) target(ring *control.State, p partition.ID, here *replica, writ
 	leader := r.hint(p)
 	if here != nil {
 		leader = here.leader()
-		if leader == "" || unreached[leader] {
+		if leader == "" || unreached[leader] || here.group.Refuses() != nil {
 			return r.self, true // it waits for a leader, and knows when to refuse
 		}
 	}

@@ -97,8 +97,11 @@ type Group struct {
 	proven   atomic.Pointer[lead]
 	reachAt  atomic.Pointer[reachability]
 
+	torn time.Time // since when it stands and believes in a leader; the watchdog's
+
 	leadMu   sync.Mutex
-	expected *nonce // of the no-op that will prove leadership
+	expected *nonce                   // of the no-op that will prove leadership
+	barred   map[raft.ServerID]uint64 // from handing over to, in that term
 
 	notify       chan bool
 	observations chan raft.Observation
@@ -321,7 +324,7 @@ func (g *Group) stop() error {
 	// A leader without a quorum gives up after its lease at the latest, which
 	// answers everything; with one, entries commit.
 	g.drain(2*g.host.timing.Election + 2*g.host.timing.Lease)
-	g.handOver()
+	g.bequeath()
 	close(g.quiet)
 	shutdown := g.raft.Shutdown()
 	// Raft waits for its requests to peers before it closes the transport:

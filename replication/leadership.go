@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
-
-	"github.com/capstan-kv/capstan/partition"
 )
 
 // lead is proof that this replica was elected for term: an entry that this
@@ -227,40 +225,6 @@ func (g *Group) votes() bool {
 		}
 	}
 	return false
-}
-
-// TransferLeadership hands leadership to the given voter, or to the most
-// advanced one if to is empty. Meanwhile proposals are refused, definitely. It
-// takes an election timeout at most; ctx may end the waiting earlier, not the
-// transfer.
-func (g *Group) TransferLeadership(ctx context.Context, to partition.NodeID) error {
-	if err := g.unusable(); err != nil {
-		return err
-	}
-	if g.raft.State() != raft.Leader {
-		return notLeader(g.leader(), nil)
-	}
-	transfer := g.raft.LeadershipTransfer
-	if to != "" {
-		var target *Member
-		for _, m := range membersOf(g.configuration()) {
-			if m.Node == to && !m.Nonvoter {
-				target = &m
-			}
-		}
-		switch {
-		case target == nil:
-			return &Error{Reason: BadOption, Outcome: NotApplied, Message: string(to) + " is no voter of this group"}
-		case target.ServerID() == g.self:
-			return nil
-		case !g.host.heard(to):
-			// The library would wait for it with proposals refused, a second time
-			// without end: its replication does not take up such a wish meanwhile.
-			return &Error{Reason: NoReplica, Outcome: NotApplied, Message: string(to) + " is not reached by the leader", Try: "another node"}
-		}
-		transfer = func() raft.Future { return g.raft.LeadershipTransferToServer(target.ServerID(), target.address()) }
-	}
-	return g.await(ctx, transfer, "handing over leadership")
 }
 
 // AddNonvoter, AddVoter and Remove change the group's configuration by one

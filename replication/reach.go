@@ -33,6 +33,11 @@ func (h *Host) heard(node partition.NodeID) bool {
 	return ok && ago < h.timing.Election
 }
 
+// Refuses is why any linearizable operation would be refused here at once: the
+// replica has failed or is stopping, or has heard of no quorum for an election
+// timeout. Nil if it would be tried.
+func (g *Group) Refuses() error { return g.refusal() }
+
 // refusal says why the replica can serve nothing linearizable now, or nil: it
 // is stopping or has failed, or no quorum was reachable for an election
 // timeout. A follower that hears its leader relies on that one's quorum.

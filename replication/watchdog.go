@@ -23,6 +23,7 @@ func (h *Host) watchDisks(ctx context.Context) {
 		case <-ticker.C:
 			for _, g := range h.all() {
 				g.checkDisk()
+				g.freeCandidate(time.Now())
 			}
 		case <-ctx.Done():
 			return
