@@ -462,3 +462,41 @@ func TestHealedFollowerIsSentWhatItLacks(t *testing.T) {
 		}
 	})
 }
+
+// Rounds that wait for a silent peer do not hold up those behind them.
+func TestSlowRoundsStopToCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		sent := 0
+		r := &rounds[int]{run: func(items []int) {
+			sent += len(items)
+			if items[0] <= maxRounds {
+				<-gate
+			}
+		}}
+		for i := range maxRounds {
+			r.add(i + 1)
+			synctest.Wait()
+		}
+		r.add(100)
+		synctest.Wait()
+		if sent != maxRounds {
+			t.Fatalf("%d items are under way, %d rounds are allowed", sent, maxRounds)
+		}
+		time.Sleep(slowRound)
+		synctest.Wait()
+		if sent != maxRounds+1 {
+			t.Fatal("a read still waits behind rounds that are slow")
+		}
+		r.add(101)
+		synctest.Wait()
+		if sent != maxRounds+2 || r.running != 0 || r.slow != maxRounds {
+			t.Fatalf("%d items, %d rounds and %d slow ones", sent, r.running, r.slow)
+		}
+		close(gate)
+		r.close()
+		if r.running != 0 || r.slow != 0 {
+			t.Errorf("%d rounds and %d slow ones are left", r.running, r.slow)
+		}
+	})
+}
