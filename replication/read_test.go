@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -467,9 +468,9 @@ func TestHealedFollowerIsSentWhatItLacks(t *testing.T) {
 func TestSlowRoundsStopToCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
-		sent := 0
+		var sent atomic.Int64
 		r := &rounds[int]{run: func(items []int) {
-			sent += len(items)
+			sent.Add(int64(len(items)))
 			if items[0] <= maxRounds {
 				<-gate
 			}
@@ -480,18 +481,18 @@ func TestSlowRoundsStopToCount(t *testing.T) {
 		}
 		r.add(100)
 		synctest.Wait()
-		if sent != maxRounds {
-			t.Fatalf("%d items are under way, %d rounds are allowed", sent, maxRounds)
+		if sent.Load() != maxRounds {
+			t.Fatalf("%d items are under way, %d rounds are allowed", sent.Load(), maxRounds)
 		}
 		time.Sleep(slowRound)
 		synctest.Wait()
-		if sent != maxRounds+1 {
+		if sent.Load() != maxRounds+1 {
 			t.Fatal("a read still waits behind rounds that are slow")
 		}
 		r.add(101)
 		synctest.Wait()
-		if sent != maxRounds+2 || r.running != 0 || r.slow != maxRounds {
-			t.Fatalf("%d items, %d rounds and %d slow ones", sent, r.running, r.slow)
+		if sent.Load() != maxRounds+2 || r.running != 0 || r.slow != maxRounds {
+			t.Fatalf("%d items, %d rounds and %d slow ones", sent.Load(), r.running, r.slow)
 		}
 		close(gate)
 		r.close()

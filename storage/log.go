@@ -79,6 +79,7 @@ type Log struct {
 	use    sync.RWMutex
 	closed bool
 
+	flushes  flushFailures
 	failOnce sync.Once
 	failure  error         // set before failed is closed
 	failed   chan struct{} // closed by the first failure
@@ -184,6 +185,11 @@ func (l *Log) pebbleOptions() *pebble.Options {
 			},
 			WriteStallBegin: func(i pebble.WriteStallBeginInfo) { l.opts.Events(LogWriteStall{Reason: i.Reason}) },
 			WriteStallEnd:   func() { l.opts.Events(LogWriteStall{Ended: true}) },
+			FlushEnd: func(i pebble.FlushInfo) {
+				if err := l.flushes.ended(i.Err); err != nil {
+					l.fail(err)
+				}
+			},
 			LowDiskSpace: func(i pebble.LowDiskSpaceInfo) {
 				l.opts.Events(LogLowDiskSpace{AvailableBytes: i.AvailBytes, TotalBytes: i.TotalBytes, PercentFree: i.PercentThreshold})
 			},

@@ -65,6 +65,18 @@ func OpenState(o StateOptions) (_ *State, err error) {
 		tell = func(Event) {}
 	}
 	tell = onceFatal(tell)
+	var s *State
+	var flushes flushFailures
+	owner := tell
+	tell = func(e Event) {
+		owner(e)
+		if end, ok := e.(EventFlushEnd); ok {
+			if err := flushes.ended(end.Err); err != nil && s.opened.Load() {
+				s.breakDown(err)
+				owner(EventFatal{Database: stateDatabase, Err: err})
+			}
+		}
+	}
 	if err := makeDirectory(o.FS, o.Dir); err != nil {
 		return nil, err
 	}
@@ -76,11 +88,9 @@ func OpenState(o StateOptions) (_ *State, err error) {
 	watched, fsCloser := vfs.WithDiskHealthChecks(full, stateSlowDisk, nil, func(i vfs.DiskSlowInfo) {
 		tell(EventDiskSlow{Database: stateDatabase, Path: i.Path, Op: i.OpType.String(), Took: i.Duration})
 	})
-	var s *State
 	watched = &walWatch{FS: watched, fail: func(err error) {
 		if s.opened.Load() { // what fails while opening is returned
-			broken := fmt.Errorf("%w: %w", ErrBroken, err)
-			s.broken.CompareAndSwap(nil, &broken)
+			s.breakDown(err)
 		}
 		tell(EventFatal{Database: stateDatabase, Err: err})
 	}}
@@ -177,6 +187,12 @@ func (s *State) enter() error {
 }
 
 func (s *State) leave() { s.life.RUnlock() }
+
+// breakDown has all later calls fail.
+func (s *State) breakDown(cause error) {
+	broken := fmt.Errorf("%w: %w", ErrBroken, cause)
+	s.broken.CompareAndSwap(nil, &broken)
+}
 
 // guard runs a call into Pebble that writes. Pebble panics, or calls Fatalf,
 // when it can not go on: that becomes an error, and all later calls fail.
