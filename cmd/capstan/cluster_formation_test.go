@@ -294,8 +294,13 @@ func TestClusterForeignNodes(t *testing.T) {
 	other.kill()
 	other.args = append(other.args, "--join", home.ip)
 	other.start()
-	// It calls the other cluster as soon as its listeners are open, before it
-	// is ready.
+	c.until("one of the two says no", func() error {
+		const no = "a member of another cluster was refused"
+		if err := home.said(no)(); err != nil {
+			return other.said(no)()
+		}
+		return nil
+	})
 	c.untilReady(home, other)
 	for _, n := range c.nodes[:2] {
 		s := c.oneCluster(1, n)
