@@ -280,8 +280,8 @@ func TestClusterServeRefuses(t *testing.T) {
 // node in, and both sides go on as they were.
 func TestClusterForeignNodes(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 1)
-	home := c.nodes[0]
+	c := newCluster(t, 0)
+	home := c.add("n1", "--bootstrap-expect", "1", "--join", c.network+"1")
 	other := c.add("n2", "--bootstrap-expect", "1", "--join", c.network+"2") // a cluster of its own
 	label := c.add("n3", "--bootstrap-expect", "0", "--cluster", "another")
 	home.start()
