@@ -5,7 +5,7 @@ PKGS     ?= ./...
 COUNT    ?= 1
 BIN      := bin
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS  := -X main.version=$(VERSION)
+LDFLAGS  := -X main.version=$(VERSION) -X github.com/capstan-kv/capstan/node.version=$(VERSION)
 LINT     := $(GO) tool -modfile=.tools/lint/go.mod
 GENERATE := $(GO) tool -modfile=.tools/generate/go.mod
 
@@ -16,8 +16,9 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/capstan
+	@test -e $(BIN)/capstan || echo "building bin/capstan: about a minute the first time" >&2
 	@mkdir -p $(BIN)
-	$(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+	@$(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
 
 run: build ## start a three-node cluster on loopback; Ctrl-C stops it and deletes its data
 	@$(BIN)/capstan demo

@@ -103,7 +103,9 @@ func (n *Node) watchRing() {
 	for {
 		changed := n.control.machine.watch()
 		if err := n.replicas.follow(n.control.machine.current()); err != nil {
-			n.fail(err)
+			if n.ctx.Err() == nil {
+				n.fail(err)
+			}
 			return
 		}
 		select {
@@ -135,6 +137,13 @@ func (n *Node) findCluster() error {
 	if err != nil {
 		return err
 	}
+	if n.control != nil && !n.identity.Initialised() {
+		// Stopped in the middle of founding: it promises nobody until it belongs to
+		// that cluster, as if it had not been stopped.
+		if err := n.found(former, randomID()); err != nil {
+			return err
+		}
+	}
 	n.transport.Handle(kindPromise, func(_ context.Context, from partition.NodeID, payload []byte) ([]byte, error) {
 		request, err := formation.DecodeRequest(payload)
 		if err != nil {
@@ -147,9 +156,6 @@ func (n *Node) findCluster() error {
 	})
 	if n.identity.Initialised() {
 		return nil
-	}
-	if n.control != nil { // stopped in the middle of founding
-		return n.found(former, randomID())
 	}
 	for {
 		outcome, err := former.Run(n.ctx)

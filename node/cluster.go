@@ -112,7 +112,7 @@ func (c clusterService) LocateKey(_ context.Context, req *capstanv1.LocateKeyReq
 	if here != nil {
 		leader = here.leader()
 		if reachable, needed := here.group.Reachable(); reachable < needed {
-			route.Refusal = fmt.Sprintf("%d of %d replicas needed, %d reachable", needed, len(resp.Replicas), reachable)
+			route.Refusal = fmt.Sprintf("%d of %d replicas needed", needed, len(resp.Replicas))
 		}
 	}
 	if leader != "" {

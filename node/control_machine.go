@@ -88,11 +88,12 @@ func (m *controlMachine) Apply(entries []replication.Entry) ([][]any, error) {
 	return results, nil
 }
 
-// store is called with the lock held.
+// store is called with the lock held. The ring is durable at once: a node that
+// starts again opens its replicas by it before it has heard from anybody.
 func (m *controlMachine) store(state *control.State, index, term uint64) error {
 	data, err := control.EncodeSnapshot(state)
 	if err == nil {
-		err = m.blob.Store(storage.BlobRecord{Index: index, Term: term, Data: data})
+		err = m.blob.StoreSync(storage.BlobRecord{Index: index, Term: term, Data: data})
 	}
 	if err != nil {
 		return fmt.Errorf("control state: %w", err)
@@ -195,10 +196,7 @@ func (s *controlStage) Install() error {
 	if s.index <= m.index {
 		return nil
 	}
-	if err := m.store(s.state, s.index, s.term); err != nil {
-		return err
-	}
-	return m.sync()
+	return m.store(s.state, s.index, s.term)
 }
 
 func (s *controlStage) Close() error { return nil }

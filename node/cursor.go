@@ -225,6 +225,10 @@ func (c *cursors) next(ctx context.Context, id uint64) (page, error) {
 		c.forget(id, cur)
 		return page{}, err
 	}
+	if local, ok := cur.pages.(*localPages); ok && local.done {
+		c.forget(id, cur) // most scans need no second trip, and keep no view
+		return page{entries: entries}, nil
+	}
 	cur.expiry.Reset(cursorIdle)
 	return page{cursor: id, entries: entries}, nil
 }

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/capstan-kv/capstan/node/control"
@@ -17,9 +18,9 @@ const (
 	driverEager = 250 * time.Millisecond
 	// stepWait bounds one step.
 	stepWait = 10 * time.Second
-	// caughtUpWithin is how many entries a follower of the control group may
-	// be behind and still be given a vote: it has them before its first
-	// election.
+	// caughtUpWithin is how many entries a follower may be behind and still be
+	// given a vote in the control group, or the leadership of a partition: one
+	// append carries them.
 	caughtUpWithin = 64
 )
 
@@ -62,7 +63,12 @@ func (d *driver) run(ctx context.Context) {
 
 // round takes the steps that are due and says how many there were.
 func (d *driver) round(ctx context.Context) int {
-	steps := control.Next(d.observe(ctx))
+	observed, statuses := d.observe(ctx)
+	steps := control.Next(observed)
+	steps = slices.DeleteFunc(steps, func(step control.Step) bool {
+		transfer, ok := step.(control.TransferLeader)
+		return ok && lags(statuses, transfer.Transfer)
+	})
 	for _, step := range steps {
 		ctx, cancel := context.WithTimeout(ctx, stepWait)
 		err := d.take(ctx, step)
@@ -93,7 +99,15 @@ func (d *driver) take(ctx context.Context, step control.Step) error {
 	}
 }
 
-func (d *driver) observe(ctx context.Context) control.Observed {
+// lags reports whether the node that should lead next is still far from having
+// the log, or does not answer: a transfer would hold up the partition's writes,
+// for an election timeout, and fail.
+func lags(statuses map[partition.NodeID]nodeStatus, t partition.Transfer) bool {
+	to, answered := statuses[t.To]
+	return !answered || to.applied(t.Partition)+caughtUpWithin < leaders(statuses)[t.Partition].commit
+}
+
+func (d *driver) observe(ctx context.Context) (control.Observed, map[partition.NodeID]nodeStatus) {
 	state := d.control.machine.current()
 	alive := d.alive()
 	alive[d.self] = true
@@ -116,5 +130,5 @@ func (d *driver) observe(ctx context.Context) control.Observed {
 			observed.Leaders[p] = leader.node
 		}
 	}
-	return observed
+	return observed, statuses
 }

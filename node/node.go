@@ -24,8 +24,8 @@ import (
 )
 
 const (
-	// shutdownWait bounds how long Close waits for requests under way, once
-	// leadership was handed away: longer than a client's default deadline.
+	// shutdownWait bounds how long Close waits for requests under way: longer
+	// than a client's default deadline.
 	shutdownWait = 6 * time.Second
 	// leaveWait bounds the farewell to gossip. Without it the others notice
 	// by themselves, some seconds later.
@@ -56,6 +56,8 @@ type Node struct {
 	pprof     *http.Server
 	metrics   *metrics.Registry
 	controlUp chan struct{} // closed once control is set
+	belonging bool          // belong was started
+	settled   chan struct{} // closed when belong has ended
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -87,7 +89,7 @@ func Open(ctx context.Context, config Config) (_ *Node, err error) {
 	}
 	n := &Node{
 		config: config, journal: journal{config.Logger}, incarnation: randomNumber(),
-		cursors: &cursors{}, done: make(chan struct{}), controlUp: make(chan struct{}),
+		cursors: &cursors{}, done: make(chan struct{}), controlUp: make(chan struct{}), settled: make(chan struct{}),
 		gossipChanged: make(chan struct{}, 1), gossipForming: make(chan struct{}, 1),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
@@ -96,7 +98,8 @@ func Open(ctx context.Context, config Config) (_ *Node, err error) {
 			err = errors.Join(err, n.Close())
 		}
 	}()
-	for _, open := range []func() error{n.listen, n.openDisk, n.openPeers, n.openControl, n.openGossip, n.openAPI} {
+	// Gossip before the control group: what that starts asks who is alive.
+	for _, open := range []func() error{n.listen, n.openDisk, n.openPeers, n.openGossip, n.openControl, n.openAPI} {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -104,7 +107,11 @@ func Open(ctx context.Context, config Config) (_ *Node, err error) {
 			return nil, err
 		}
 	}
-	n.tasks.Go(n.belong)
+	n.tasks.Go(func() {
+		defer close(n.settled)
+		n.belong()
+	})
+	n.belonging = true
 	return n, nil
 }
 
@@ -218,6 +225,9 @@ func (n *Node) openPeers() (err error) {
 }
 
 func (n *Node) closeControl() error {
+	if n.belonging {
+		<-n.settled // it may be opening the control group just now
+	}
 	if n.control == nil {
 		return nil
 	}
@@ -302,7 +312,7 @@ func (n *Node) fail(err error) {
 	})
 }
 
-// Close hands leadership away, answers what is under way, and closes all that
+// Close answers what is under way, hands leadership away, and closes all that
 // Open opened, in reverse. Closing again returns the first close's error.
 func (n *Node) Close() error {
 	n.closeOnce.Do(func() {

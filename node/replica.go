@@ -25,6 +25,9 @@ func (h *replica) leader() partition.NodeID {
 	return leader.Node
 }
 
+// failed reports whether the replica serves nothing any more.
+func (h *replica) failed() bool { return h.group != nil && h.group.Err() != nil }
+
 func versionMessage(v storage.Version) *capstanv1.Version {
 	return &capstanv1.Version{Index: v.Index, Timestamp: uint64(v.Timestamp), Node: string(v.Node)}
 }

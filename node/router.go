@@ -79,7 +79,13 @@ func route[Resp any](ctx context.Context, r *router, p partition.ID, c call[Resp
 	unreached := map[partition.NodeID]bool{}
 	for {
 		ring := r.ring()
+		if int(p) >= len(ring.Partitions) {
+			return none, notInCluster()
+		}
 		here := r.local.replica(p) // looked up once: the node may be closing
+		if unreached[r.self] {
+			here = nil // it has failed
+		}
 		target, ok := r.target(ring, p, here, c.write, unreached)
 		if !ok {
 			return none, noReplica(ring, r.self, p)
@@ -87,10 +93,13 @@ func route[Resp any](ctx context.Context, r *router, p partition.ID, c call[Resp
 
 		var resp Resp
 		var err error
-		if target == r.self {
-			resp, err = c.here(ctx, here)
-		} else {
+		switch {
+		case target != r.self:
 			resp, err = hopTo(ctx, r, target, c)
+		case here == nil:
+			err = notOpen(p)
+		default:
+			resp, err = c.here(ctx, here)
 		}
 		if err == nil {
 			return resp, nil
@@ -105,7 +114,7 @@ func route[Resp any](ctx context.Context, r *router, p partition.ID, c call[Resp
 			return none, r.explain(ring, p, refusal)
 		}
 		r.learn(p, target, refusal)
-		if errors.Is(refusal, errNotDelivered) {
+		if errors.Is(refusal, errNotDelivered) || refusal.Reason == replication.NoReplica && !refusal.NotLeader {
 			unreached[target] = true
 		} else {
 			clear(unreached)
@@ -166,8 +175,10 @@ func onKey[Resp proto.Message](ctx context.Context, r *router, kind hopKind, key
 // target chooses who should execute an operation: for writes the leader, for
 // reads the replica here or else the leader; and where that is not known, or
 // could not be reached, any replica, which will know better.
-// It is this node itself only if here is not nil.
 func (r *router) target(ring *control.State, p partition.ID, here *replica, write bool, unreached map[partition.NodeID]bool) (partition.NodeID, bool) {
+	if here != nil && here.failed() {
+		here = nil
+	}
 	if here != nil && !write {
 		return r.self, true
 	}
@@ -181,12 +192,16 @@ func (r *router) target(ring *control.State, p partition.ID, here *replica, writ
 	if leader != "" && !unreached[leader] && (leader != r.self || here != nil) {
 		return leader, true
 	}
+	ours := false
 	for _, replica := range ring.Partitions[p].Replicas {
-		if replica.Node != r.self && !unreached[replica.Node] {
+		switch {
+		case replica.Node == r.self:
+			ours = true // not open yet or any more, or failed: the others first
+		case !unreached[replica.Node]:
 			return replica.Node, true
 		}
 	}
-	return "", false
+	return r.self, ours
 }
 
 // next is what to do after a refusal.
@@ -208,8 +223,8 @@ func verdict(e *replication.Error, write bool) next {
 	switch {
 	case e.NotLeader:
 		return tryLeader
-	case errors.Is(e, errNotDelivered):
-		return tryAgain
+	case errors.Is(e, errNotDelivered), e.Reason == replication.NoReplica:
+		return tryAgain // elsewhere
 	case e.Reason == replication.LeaderChanged, e.Reason == replication.Stopping:
 		return tryAgain
 	}
@@ -247,15 +262,13 @@ func (r *router) explain(ring *control.State, p partition.ID, e *replication.Err
 			p, nameOf(ring, r.self), e.Reachable, len(ring.Partitions[p].Replicas))
 	}
 	told.Err = nil
-	if told.Try == "" {
-		var others []string
-		for _, replica := range ring.Partitions[p].Replicas {
-			if replica.Node != r.self {
-				others = append(others, "--via "+nameOf(ring, replica.Node))
-			}
+	var others []string
+	for _, replica := range ring.Partitions[p].Replicas {
+		if replica.Node != r.self {
+			others = append(others, "--via "+nameOf(ring, replica.Node))
 		}
-		told.Try = strings.Join(others, " or ")
 	}
+	told.Try = strings.Join(others, " or ")
 	return &told
 }
 
@@ -264,6 +277,15 @@ func notInCluster() *replication.Error {
 		Reason: replication.NoReplica, Outcome: replication.NotApplied,
 		Message: "this node does not belong to a cluster yet, or its cluster has placed no partitions yet",
 		Try:     "again when /readyz answers 200",
+	}
+}
+
+// notOpen is the refusal where the ring gives this node a replica that is not
+// open, yet or any more.
+func notOpen(p partition.ID) *replication.Error {
+	return &replication.Error{
+		Reason: replication.NoReplica, Outcome: replication.NotApplied, NotLeader: true,
+		Message: fmt.Sprintf("the replica of partition %d at this node is not open", p), Try: "retry",
 	}
 }
 

@@ -66,9 +66,6 @@ const (
 	// maxAppendEntries an append and a batch to the machine: with batches of up
 	// to 256 KiB an entry, an append is at most about 16 MiB.
 	maxAppendEntries = 64
-	// cachedEntries stay in memory for followers to be served from: what is in
-	// flight, twice over.
-	cachedEntries = 2 * maxAppendEntries
 	// snapshotInterval is how often the library compares the log with
 	// snapshotEntries.
 	snapshotInterval = 2 * time.Minute
@@ -90,6 +87,7 @@ type Group struct {
 
 	fsm      *fsm
 	applied  *appliedIndex
+	matched  sync.Map // raft.ServerID -> match
 	proposer *proposer
 	learner  *learner
 
@@ -108,6 +106,7 @@ type Group struct {
 	notify       chan bool
 	observations chan raft.Observation
 	nudges       chan struct{}
+	stuck        chan struct{} // an entry was not committed in time
 	snapshots    chan struct{}
 
 	ctx      context.Context // of the goroutines beside Raft
@@ -134,6 +133,7 @@ func newGroup(h *Host, c GroupConfig) *Group {
 		notify:       make(chan bool, notifyBuffer),
 		observations: make(chan raft.Observation, observationBuffer),
 		nudges:       make(chan struct{}, 1),
+		stuck:        make(chan struct{}, 1),
 		snapshots:    make(chan struct{}, 1),
 		quiet:        make(chan struct{}),
 		raftDone:     make(chan struct{}),
@@ -151,16 +151,12 @@ func newGroup(h *Host, c GroupConfig) *Group {
 
 func (g *Group) start(c GroupConfig) error {
 	g.applied.advance(c.Machine.Applied())
-	cache, err := raft.NewLogCache(cachedEntries, c.Store)
-	if err != nil {
-		return err
-	}
 	c.Transport.SetStalled(g.stalled.Load)
 	fresh, err := g.bootstrap(c)
 	if err != nil {
 		return err
 	}
-	g.raft, err = raft.NewRaft(g.raftConfig(), g.fsm, observedLog{cache, g.learner.onStored}, c.Store, c.Snapshots, patient{c.Transport, g})
+	g.raft, err = raft.NewRaft(g.raftConfig(), g.fsm, observedLog{&recentLog{LogStore: c.Store}, g.learner.onStored}, c.Store, c.Snapshots, patient{c.Transport, g})
 	if err != nil {
 		return err
 	}
@@ -324,15 +320,11 @@ func (g *Group) stop() error {
 	defer close(g.stopped)
 	g.applied.close(stopping())
 	g.proposer.close()
-	if heir, err := g.heir(""); err == nil && g.raft.State() == raft.Leader {
-		// Bounded by the library with an election timeout. Whether somebody
-		// took over does not matter: the others elect if not.
-		g.hand(func() { _ = g.handOver(heir) })
-	}
 	g.broadcast()
 	// A leader without a quorum gives up after its lease at the latest, which
 	// answers everything; with one, entries commit.
 	g.drain(2*g.host.timing.Election + 2*g.host.timing.Lease)
+	g.bequeath()
 	close(g.quiet)
 	shutdown := g.raft.Shutdown()
 	// Raft waits for its requests to peers before it closes the transport:

@@ -4,7 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"math/rand/v2"
+	"slices"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -54,7 +55,60 @@ func (g *Group) heir(to partition.NodeID) (Member, error) {
 		return Member{}, &Error{Reason: NoReplica, Outcome: NotApplied,
 			Message: "leadership stays: " + who + " was not heard from lately, or did not take over before", Try: "again when it is reachable"}
 	}
-	return able[rand.IntN(len(able))], nil
+	return slices.MaxFunc(able, func(a, b Member) int { return cmp.Compare(g.match(a), g.match(b)) }), nil
+}
+
+// match is how far a follower's log is known to equal that of the leader of a
+// term.
+type match struct{ term, index uint64 }
+
+// match is how far m's log is known to equal this leader's; 0 if nothing is
+// known in this term.
+func (g *Group) match(m Member) uint64 {
+	known, _ := g.matched.Load(m.ServerID())
+	if at, ok := known.(match); ok && at.term == g.raft.CurrentTerm() {
+		return at.index
+	}
+	return 0
+}
+
+const (
+	// heirWait bounds how long a leader that stops waits for a voter to have
+	// all of its log: an append and its fsync.
+	heirWait = 500 * time.Millisecond
+	// heirInterval is how often it looks.
+	heirInterval = 5 * time.Millisecond
+)
+
+// bequeath gives leadership away at the end of a leader's life. Nothing is
+// proposed any more. It waits shortly for a voter that has the whole log: with
+// any other the library first waits for its replication, and for ever if
+// leadership ends meanwhile. If there is none, the others elect as they would
+// after a crash.
+func (g *Group) bequeath() {
+	tick := time.NewTicker(heirInterval)
+	defer tick.Stop()
+	for until := time.Now().Add(heirWait); ; <-tick.C {
+		heir, err := g.heir("")
+		if err != nil || g.raft.State() != raft.Leader || time.Now().After(until) {
+			return
+		}
+		if g.match(heir) < g.raft.LastIndex() {
+			continue
+		}
+		done := make(chan struct{})
+		go func() { // the library answers within an election timeout
+			_ = g.handOver(heir)
+			close(done)
+		}()
+		timer := time.NewTimer(2 * g.host.timing.Election)
+		defer timer.Stop()
+		select {
+		case <-done:
+		case <-timer.C: // its main loop hangs in a write
+		}
+		return
+	}
 }
 
 // handOver has the library hand over, once in a term for a member that does

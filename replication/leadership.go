@@ -27,14 +27,29 @@ func (g *Group) watchLeadership() {
 		pause   time.Duration
 		retry   = time.NewTimer(0)
 		done    = make(chan error, 1)
+		insist  time.Duration // pause between kicks; 0: nothing is stuck
+		again   = time.NewTimer(0)
 	)
 	<-retry.C
+	<-again.C
 	prove := func() {
 		if !leading || proving || g.unusable() != nil {
 			return
 		}
 		n := g.expectNoop()
-		proving = g.hand(func() { done <- g.raft.ApplyLog(raft.Log{Data: encodeNoop(n)}, g.host.timing.Election).Error() })
+		proving = g.hand(func() { done <- g.propose(encodeNoop(n)).Error() })
+	}
+	kick := func() {
+		if !leading || g.raft.CommitIndex() >= g.raft.LastIndex() || g.unusable() != nil {
+			insist = 0
+			return
+		}
+		insist = min(max(2*insist, stuckAfter), stuckAtMost)
+		again.Reset(insist)
+		if !g.stalled.Load() {
+			n := newNonce()
+			g.hand(func() { _ = g.raft.ApplyLog(raft.Log{Data: encodeNoop(n)}, g.host.timing.Election).Error() })
+		}
 	}
 	for {
 		select {
@@ -54,6 +69,12 @@ func (g *Group) watchLeadership() {
 			}
 		case <-g.nudges:
 			prove()
+		case <-g.stuck:
+			if insist == 0 {
+				kick()
+			}
+		case <-again.C:
+			kick()
 		case <-g.raftDone:
 			g.clearLead()
 			return
@@ -61,15 +82,49 @@ func (g *Group) watchLeadership() {
 	}
 }
 
+const (
+	// stuckAfter is how long an entry may wait for its quorum before a no-op is
+	// sent after it: above the time that takes on a slow disk and network.
+	stuckAfter = 100 * time.Millisecond
+	// stuckAtMost bounds the pauses between such no-ops.
+	stuckAtMost = time.Second
+)
+
+// propose hands an entry to Raft, and sees to it that its followers get it.
+//
+// The library sends when something new is proposed, and else after
+// Timing.Commit: an append that a broken connection swallowed is not repeated
+// before. If no heartbeat happened to be on its way, nothing else tells. So a
+// leader whose last entry stays uncommitted proposes no-ops until it is (see
+// kick in watchLeadership), or until it leads no more, after a lease.
+func (g *Group) propose(data []byte) raft.ApplyFuture {
+	late := time.AfterFunc(stuckAfter, func() { signal(g.stuck) })
+	return insisted{g.raft.ApplyLog(raft.Log{Data: data}, g.host.timing.Election), late}
+}
+
+type insisted struct {
+	raft.ApplyFuture
+	late *time.Timer
+}
+
+func (f insisted) Error() error {
+	defer f.late.Stop()
+	return f.ApplyFuture.Error()
+}
+
 // nudge makes a leader propose a no-op, which makes the library send to every
 // follower what it lacks and look at the term that it answers. Heartbeats do
 // neither, and after a failed append the library waits for the next entry.
 func (g *Group) nudge() { signal(g.nudges) }
 
+func newNonce() (n nonce) {
+	rand.Read(n[:]) // never fails
+	return n
+}
+
 // expectNoop makes a nonce the one that proves leadership.
 func (g *Group) expectNoop() nonce {
-	var n nonce
-	rand.Read(n[:]) // never fails
+	n := newNonce()
 	g.leadMu.Lock()
 	g.expected = &n
 	g.leadMu.Unlock()
@@ -206,7 +261,11 @@ func (g *Group) change(ctx context.Context, start func() raft.Future) error {
 // waits for: the library answers each once the main loop has turned to it.
 func (g *Group) await(ctx context.Context, start func() raft.Future, doing string) error {
 	done := make(chan error, 1)
-	if !g.hand(func() { done <- start().Error() }) {
+	if !g.hand(func() {
+		late := time.AfterFunc(stuckAfter, func() { signal(g.stuck) })
+		defer late.Stop()
+		done <- start().Error()
+	}) {
 		return stopping()
 	}
 	select {

@@ -278,14 +278,14 @@ func noticeRequest(t raft.Transport, leader Member, n notice) *raft.AppendEntrie
 
 // observedLog is the replica's log store; it tells the learner what is stored.
 type observedLog struct {
-	*raft.LogCache
+	*recentLog
 	stored func(last uint64)
 }
 
 func (o observedLog) StoreLog(l *raft.Log) error { return o.StoreLogs([]*raft.Log{l}) }
 
 func (o observedLog) StoreLogs(logs []*raft.Log) error {
-	if err := o.LogCache.StoreLogs(logs); err != nil {
+	if err := o.recentLog.StoreLogs(logs); err != nil {
 		return err
 	}
 	if len(logs) > 0 {

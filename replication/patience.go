@@ -33,16 +33,11 @@ func (p patient) AppendEntries(id raft.ServerID, target raft.ServerAddress, args
 			return err
 		}
 	}
-	return p.Transport.AppendEntries(id, target, args, resp)
-}
-
-// AppendEntriesPipeline is refused. In its pipeline mode the library sends one
-// append of at most MaxAppendEntries for each new entry, and goes on with a
-// backlog only after CommitTimeout: a follower that was away stays behind. In
-// the plain mode it goes on until the follower has everything; what gathers
-// meanwhile shares the next append, and its fsync.
-func (p patient) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
-	return nil, raft.ErrPipelineReplicationNotSupported
+	err := p.Transport.AppendEntries(id, target, args, resp)
+	if err == nil && resp.Success && !heartbeat {
+		p.group.matched.Store(id, match{args.Term, args.PrevLogEntry + uint64(len(args.Entries))})
+	}
+	return err
 }
 
 func (p patient) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {

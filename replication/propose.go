@@ -162,7 +162,7 @@ func (b *proposer) work() {
 		for i, p := range batch {
 			commands[i] = p.command
 		}
-		future := b.group.raft.ApplyLog(raft.Log{Data: encodeBatch(commands)}, b.group.host.timing.Election)
+		future := b.group.propose(encodeBatch(commands))
 		// Always taken: Close waits for this goroutine first.
 		b.group.handed.Go(func() { b.finish(batch, future) })
 	}

@@ -35,6 +35,7 @@ type State struct {
 	lock     *pebble.Lock
 	fsCloser io.Closer
 	tell     Listener
+	opened   atomic.Bool
 	broken   atomic.Pointer[error]
 	stages   atomic.Uint64 // names of staging directories
 	// tableFormat is what staged tables are written in.
@@ -75,8 +76,15 @@ func OpenState(o StateOptions) (_ *State, err error) {
 	watched, fsCloser := vfs.WithDiskHealthChecks(full, stateSlowDisk, nil, func(i vfs.DiskSlowInfo) {
 		tell(EventDiskSlow{Database: stateDatabase, Path: i.Path, Op: i.OpType.String(), Took: i.Duration})
 	})
-	watched = &walWatch{FS: watched, fail: func(err error) { tell(EventFatal{Database: stateDatabase, Err: err}) }}
-	s := &State{
+	var s *State
+	watched = &walWatch{FS: watched, fail: func(err error) {
+		if s.opened.Load() { // what fails while opening is returned
+			broken := fmt.Errorf("%w: %w", ErrBroken, err)
+			s.broken.CompareAndSwap(nil, &broken)
+		}
+		tell(EventFatal{Database: stateDatabase, Err: err})
+	}}
+	s = &State{
 		fs: watched, dir: o.Dir, lock: lock, fsCloser: fsCloser, tell: tell,
 		replicas: make(map[Replica]*ReplicaState),
 	}
@@ -100,6 +108,7 @@ func OpenState(o StateOptions) (_ *State, err error) {
 	if err := s.guard(s.checkFormat); err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Dir, err)
 	}
+	s.opened.Store(true)
 	return s, nil
 }
 
@@ -157,11 +166,14 @@ func (s *State) closeDatabase() error {
 // enter begins a call that uses the database; leave ends it.
 func (s *State) enter() error {
 	s.life.RLock()
-	if s.closed {
-		s.life.RUnlock()
-		return ErrStateClosed
+	err := ErrStateClosed
+	if broken := s.broken.Load(); broken != nil {
+		err = *broken // Pebble may hold its locks for ever: no read either
+	} else if !s.closed {
+		return nil
 	}
-	return nil
+	s.life.RUnlock()
+	return err
 }
 
 func (s *State) leave() { s.life.RUnlock() }

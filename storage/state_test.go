@@ -433,6 +433,13 @@ func TestABrokenLogIsToldAndSticks(t *testing.T) {
 	if _, err := r.Apply([]ApplyEntry{entry(t, 3, put("k", "3"))}); !errors.Is(err, ErrBroken) {
 		t.Errorf("apply to a broken database: %v", err)
 	}
+	// Readers are refused too: Pebble died with its locks held.
+	if _, err := r.View(); !errors.Is(err, ErrBroken) {
+		t.Errorf("view of a broken database: %v", err)
+	}
+	if _, _, err := r.Get([]byte("k")); !errors.Is(err, ErrBroken) {
+		t.Errorf("get from a broken database: %v", err)
+	}
 	if countEvents[EventFatal](&h) != 1 {
 		t.Errorf("events %+v", h.events)
 	}

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -91,8 +92,11 @@ func (c *cluster) add(name string, args ...string) *serving {
 	n := &serving{c: c, name: name, ip: fmt.Sprint(c.network, i), dir: filepath.Join(c.dir, name), log: filepath.Join(c.dir, name+".log")}
 	n.args = append([]string{
 		"--name", name, "--data-dir", n.dir, "--listen", n.ip + ":7820", "--listen-peer", n.ip + ":7821", "--listen-gossip", n.ip + ":7822",
-		"--join", fmt.Sprintf("%s1,%s2,%s3", c.network, c.network, c.network), "--exit-with-fd", "3",
+		"--exit-with-fd", "3",
 	}, args...)
+	if !slices.Contains(args, "--join") {
+		n.args = append(n.args, "--join", fmt.Sprintf("%s1,%s2,%s3", c.network, c.network, c.network))
+	}
 	c.nodes = append(c.nodes, n)
 	return n
 }
@@ -302,7 +306,7 @@ func (n *serving) status() (*capstanv1.GetStatusResponse, error) {
 // anew.
 var web = &http.Client{
 	Timeout: 30 * time.Second,
-	Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true,
+	Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true, ExpectContinueTimeout: 5 * time.Second,
 		DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext},
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 }

@@ -106,27 +106,6 @@ func BenchmarkAppendEntries(b *testing.B) {
 			}
 		}
 	})
-	b.Run("pipeline", func(b *testing.B) {
-		p, err := g.AppendEntriesPipeline("b/1", "")
-		if err != nil {
-			b.Fatal(err)
-		}
-		defer p.Close()
-		b.ReportAllocs()
-		b.SetBytes(16 * 300)
-		sent := make(chan struct{}, PipelineInFlight)
-		go func() {
-			for range p.Consumer() {
-				<-sent
-			}
-		}()
-		for b.Loop() {
-			sent <- struct{}{}
-			if _, err := p.AppendEntries(args, new(raft.AppendEntriesResponse)); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
 }
 
 func BenchmarkFrame(b *testing.B) {

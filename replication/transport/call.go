@@ -143,7 +143,7 @@ func (l *link) onCall(m message) error {
 	}
 	l.calls[m.id] = cancel
 	l.mu.Unlock()
-	if !l.handle(func() {
+	if !l.handle(kind, func() {
 		body, err := (*h)(ctx, l.peer.id, d.b)
 		l.onCallCancel(m.id)
 		if err == nil && len(body) > MaxPayload {
@@ -163,10 +163,12 @@ func (l *link) onCall(m message) error {
 	return nil
 }
 
-// handle runs a handler, unless too many run.
-func (l *link) handle(f func()) bool {
-	if l.t.running.Add(1) > maxHandlers || !l.t.spawn(func() { defer l.t.running.Add(-1); f() }) {
-		l.t.running.Add(-1)
+// handle runs a handler, unless too many of its class run: forwarded operations
+// that wait for one group must not keep any group from confirming its term.
+func (l *link) handle(kind uint8, f func()) bool {
+	running := &l.t.running[classOf(kind)]
+	if running.Add(1) > maxHandlers || !l.t.spawn(func() { defer running.Add(-1); f() }) {
+		running.Add(-1)
 		l.peer.count.queueDrops.Add(1)
 		return false
 	}
@@ -188,7 +190,7 @@ func (l *link) onNotify(m message) error {
 		return fmt.Errorf("%w: malformed notification", ErrProtocol)
 	}
 	if h := l.t.handlers[m.payload[0]].Load(); h != nil {
-		l.handle(func() { _, _ = (*h)(l.t.ctx, l.peer.id, m.payload[1:]) })
+		l.handle(m.payload[0], func() { _, _ = (*h)(l.t.ctx, l.peer.id, m.payload[1:]) })
 	}
 	return nil
 }

@@ -25,10 +25,6 @@ const (
 	RaftTimeout = 10 * time.Second
 	// MaxMessage bounds one message: 4 MiB of payload and its headers.
 	MaxMessage = 4<<20 + 64<<10
-	// PipelineInFlight bounds the AppendEntries of one follower that wait for
-	// an answer. More would not be faster: while they wait, entries gather
-	// into larger batches, each of which costs the follower one fsync.
-	PipelineInFlight = 8
 
 	handshakeTimeout = 2 * time.Second // one handshake, either side
 	dialTimeout      = 1 * time.Second // one dial, without handshake
@@ -38,7 +34,7 @@ const (
 	backoffMax       = 1 * time.Second
 	wantedFor        = 10 * time.Second // redial goes on so long after the last request
 	maxHandshakes    = 64               // incoming handshakes at a time; more are dropped
-	maxHandlers      = 1024             // running handlers of one node; more are answered busy
+	maxHandlers      = 1024             // running handlers of one node and class; more are answered busy
 )
 
 // Hello is what one side says of itself when a connection opens.

@@ -17,7 +17,7 @@ import (
 
 const (
 	// inboxRPCs and inboxBytes bound what waits for one replica's main loop;
-	// what comes on top is answered busy. All peers' pipelines fit.
+	// what comes on top is answered busy.
 	inboxRPCs  = 256
 	inboxBytes = 32 << 20
 )
@@ -277,6 +277,15 @@ func (g *GroupTransport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, a
 	}
 	args.Entries = args.Entries[:n]
 	return g.request(id, rpcAppendEntries, bulk, func(b []byte) []byte { return appendAppendEntries(b, args) }, resp)
+}
+
+// AppendEntriesPipeline is refused. In its pipeline mode the library sends one
+// append of at most MaxAppendEntries for each new entry, and goes on with a
+// backlog only after CommitTimeout: a follower that was away stays behind. In
+// the plain mode it goes on until the follower has everything; what gathers
+// meanwhile shares the next append, and its fsync.
+func (g *GroupTransport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
+	return nil, raft.ErrPipelineReplicationNotSupported
 }
 
 // fitting is how many of the entries fit into one message.

@@ -205,10 +205,6 @@ func TestStalledGroupShowsNoLife(t *testing.T) {
 		if err := send(raft.AppendEntriesRequest{Term: 1}); err != nil {
 			t.Fatal(err)
 		}
-		p, err := ga.AppendEntriesPipeline(ServerID("b", 1), "")
-		if err != nil {
-			t.Fatal(err)
-		}
 		stalled.Store(true)
 		if err := send(raft.AppendEntriesRequest{Term: 1}); !errors.Is(err, ErrStalled) {
 			t.Errorf("heartbeat: %v", err)
@@ -216,13 +212,9 @@ func TestStalledGroupShowsNoLife(t *testing.T) {
 		if err := send(raft.AppendEntriesRequest{Term: 1, PrevLogEntry: 4, LeaderCommitIndex: 4}); !errors.Is(err, ErrStalled) {
 			t.Errorf("empty: %v", err)
 		}
-		if _, err := p.AppendEntries(&raft.AppendEntriesRequest{Term: 1, PrevLogEntry: 4}, new(raft.AppendEntriesResponse)); !errors.Is(err, ErrStalled) {
-			t.Errorf("empty in a pipeline: %v", err)
-		}
 		if err := send(raft.AppendEntriesRequest{Term: 1, Entries: []*raft.Log{{Index: 1}}}); err != nil {
 			t.Errorf("entries: %v", err)
 		}
-		_ = p.Close()
 	})
 }
 
@@ -258,57 +250,6 @@ func TestFullInboxIsBusyAndBlocksNobodyElse(t *testing.T) {
 		wg.Wait()
 		if time.Since(begin) > 0 {
 			t.Errorf("closing took %v", time.Since(begin))
-		}
-	})
-}
-
-func TestPipelineKeepsOrderAndSplitsWhatIsTooLarge(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		network := memnet.New()
-		network.SetConditionsEverywhere(memnet.Conditions{Latency: time.Millisecond})
-		a, b := start(t, network, "a", nil), start(t, network, "b", nil)
-		r := storage.Replica{Group: 1, Generation: 1}
-		ga, gb := a.Group(r), b.Group(r)
-		var next uint64 = 1
-		defer serve(gb, func(rpc raft.RPC) {
-			r := rpc.Command.(*raft.AppendEntriesRequest)
-			if r.PrevLogEntry != next-1 {
-				t.Errorf("previous entry %d, want %d", r.PrevLogEntry, next-1)
-			}
-			next += uint64(len(r.Entries))
-			success(rpc)
-		})()
-		p, err := ga.AppendEntriesPipeline(ServerID("b", 1), "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		const requests, each = 20, 5
-		go func() {
-			index := uint64(0)
-			for i := range requests {
-				args := &raft.AppendEntriesRequest{Term: 1, PrevLogEntry: index, PrevLogTerm: 1}
-				for range each {
-					index++
-					size := 10
-					if i == 7 {
-						size = 2 << 20
-					}
-					args.Entries = append(args.Entries, &raft.Log{Index: index, Term: 1, Data: make([]byte, size)})
-				}
-				if _, err := p.AppendEntries(args, new(raft.AppendEntriesResponse)); err != nil {
-					t.Error(err)
-				}
-			}
-		}()
-		for i := range requests {
-			f := <-p.Consumer()
-			if want := uint64((i + 1) * each); f.Error() != nil || f.Response().LastLog != want {
-				t.Errorf("future %d: last %d, want %d, %v", i, f.Response().LastLog, want, f.Error())
-			}
-		}
-		_ = p.Close()
-		if _, err := p.AppendEntries(&raft.AppendEntriesRequest{}, nil); err == nil {
-			t.Error("a closed pipeline took a request")
 		}
 	})
 }

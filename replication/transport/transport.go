@@ -23,9 +23,9 @@ type Transport struct {
 	wg      sync.WaitGroup
 
 	handlers   [256]atomic.Pointer[Handler]
-	running    atomic.Int64 // handlers
-	shaking    atomic.Int64 // incoming handshakes
-	installing atomic.Int64 // incoming snapshots
+	running    [classes]atomic.Int64 // handlers
+	shaking    atomic.Int64          // incoming handshakes
+	installing atomic.Int64          // incoming snapshots
 
 	// Pools of this transport alone, because they hold channels, which must
 	// not travel from one synctest bubble to another.

@@ -394,6 +394,34 @@ func TestTooManyHandlersAreBusy(t *testing.T) {
 	})
 }
 
+// Operations that wait, as many as are allowed, do not keep a control message
+// from its handler.
+func TestBusyHandlersLeaveControlAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := memnet.New()
+		a, b := start(t, network, "a", nil), start(t, network, "b", nil)
+		const kindHeld = 18
+		b.Handle(kindHeld, func(ctx context.Context, _ partition.NodeID, _ []byte) ([]byte, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for range maxHandlers {
+			wg.Go(func() { _, _ = a.Call(ctx, "b", kindHeld, nil) })
+		}
+		time.Sleep(time.Second)
+		if _, err := a.Call(ctx, "b", kindHeld, nil); !errors.Is(err, ErrBusy) {
+			t.Errorf("one more operation: %v", err)
+		}
+		if err := echo(t, a, "b"); err != nil {
+			t.Errorf("a control call beside them: %v", err)
+		}
+		cancel()
+		wg.Wait()
+	})
+}
+
 func TestFullQueueFailsOnlyItsOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := memnet.New()
