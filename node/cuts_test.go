@@ -90,6 +90,18 @@ func TestNoStaleRead(t *testing.T) {
 			w.net.CutOneWay(leader.host, rest[0].host)
 			w.net.CutOneWay(rest[1].host, leader.host)
 		}},
+		// Another is elected long before the old leader's lease is over, as when
+		// that one was paused.
+		{"isolated, and another stands at once", func(w *world, leader *machine) {
+			w.net.Isolate(leader.host)
+			w.others(leader)[0].running().replicas.replica(1).group.Campaign()
+		}},
+		{"can send but not hear, and another stands at once", func(w *world, leader *machine) {
+			for _, m := range w.others(leader) {
+				w.net.CutOneWay(m.host, leader.host)
+			}
+			w.others(leader)[0].running().replicas.replica(1).group.Campaign()
+		}},
 		{"reaches one only", func(w *world, leader *machine) {
 			w.net.Cut(leader.host, w.others(leader)[0].host)
 		}},
