@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -268,6 +269,7 @@ func (r *router) explain(ring *control.State, p partition.ID, e *replication.Err
 			others = append(others, "--via "+nameOf(ring, replica.Node))
 		}
 	}
+	slices.Sort(others)
 	told.Try = strings.Join(others, " or ")
 	return &told
 }

@@ -176,7 +176,7 @@ func (g *Group) start(c GroupConfig) error {
 	g.wg.Go(func() { g.learner.run(g.ctx) })
 	g.wg.Go(func() { g.compact(g.ctx) })
 	g.broadcast() // Raft may have known a leader before the observer was there
-	if fresh && c.Campaign {
+	if fresh && c.Campaign || g.alone() {
 		g.Campaign()
 	}
 	return nil

@@ -218,6 +218,18 @@ func (g *Group) Campaign() {
 	}})
 }
 
+// alone reports whether the replica is its group's only voter: there is nobody
+// whose leadership it would have to wait for.
+func (g *Group) alone() bool {
+	voters := 0
+	for _, m := range membersOf(g.configuration()) {
+		if !m.Nonvoter {
+			voters++
+		}
+	}
+	return voters == 1 && g.votes()
+}
+
 func (g *Group) votes() bool {
 	for _, m := range membersOf(g.configuration()) {
 		if m.ServerID() == g.self {

@@ -14,7 +14,7 @@ import (
 
 // killLoad is how many acknowledged writes pass between two events, so that
 // each of them hits a cluster at work.
-const killLoad = 100
+const killLoad = 60
 
 func TestClusterKillEachNodeUnderLoad(t *testing.T) {
 	t.Parallel()

@@ -25,7 +25,7 @@ import (
 func TestClusterPausedLeaderNeverAnswersStale(t *testing.T) {
 	t.Parallel()
 	const (
-		pauses  = 4
+		pauses  = 2
 		waiting = 12  // connections on which reads wait in the kernel, and as many that are new
 		deep    = 40  // reads on each, one behind the other: they come while it wakes
 		readers = 4   // that go on asking while it wakes
