@@ -198,7 +198,7 @@ type transferOrder struct {
 // replica. It may be tried again: handing over twice does no harm.
 func transferCall(p partition.ID, to partition.NodeID) call[partition.NodeID] {
 	return call[partition.NodeID]{
-		write: true,
+		write: true, order: true,
 		here: func(ctx context.Context, here *replica) (partition.NodeID, error) {
 			return here.transfer(ctx, to)
 		},

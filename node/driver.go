@@ -107,6 +107,12 @@ func lags(statuses map[partition.NodeID]nodeStatus, t partition.Transfer) bool {
 	return !answered || to.applied(t.Partition)+caughtUpWithin < leaders(statuses)[t.Partition].commit
 }
 
+// noVoteYet reports whether a follower of the control group is too far behind for a
+// vote. One that has applied nothing may not even have opened its replica: it
+// was registered, and has not heard of that yet. With its vote needed, and only
+// a leader able to tell it, there would never be a leader again.
+func noVoteYet(applied, commit uint64) bool { return applied == 0 || applied+caughtUpWithin < commit }
+
 func (d *driver) observe(ctx context.Context) (control.Observed, map[partition.NodeID]nodeStatus) {
 	state := d.control.machine.current()
 	alive := d.alive()
@@ -122,7 +128,7 @@ func (d *driver) observe(ctx context.Context) (control.Observed, map[partition.N
 	commit := d.control.group.Status().Commit
 	for i, server := range observed.Servers {
 		status, answered := statuses[server.Node]
-		observed.Servers[i].Lagging = !answered || status.ControlApplied+caughtUpWithin < commit
+		observed.Servers[i].Lagging = !answered || noVoteYet(status.ControlApplied, commit)
 	}
 	observed.Leaders = make([]partition.NodeID, len(state.Partitions))
 	for p, leader := range leaders(statuses) {

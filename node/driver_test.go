@@ -19,3 +19,19 @@ func TestNoLeadershipForThoseThatLag(t *testing.T) {
 		}
 	}
 }
+
+// A node that was registered and has not heard of it yet follows nothing: with
+// its vote the control group would need it for a leader, and only a leader can
+// tell it.
+func TestNoControlVoteForThoseThatFollowNothing(t *testing.T) {
+	for _, test := range []struct {
+		applied, commit uint64
+		want            bool
+	}{
+		{0, 1, true}, {0, 1000, true}, {1, 3, false}, {900, 1000, true}, {1000, 1000, false}, {1000, 1000 + caughtUpWithin, false},
+	} {
+		if got := noVoteYet(test.applied, test.commit); got != test.want {
+			t.Errorf("applied %d of %d: %v", test.applied, test.commit, got)
+		}
+	}
+}

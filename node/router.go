@@ -66,6 +66,9 @@ type call[Resp any] struct {
 	// write: the operation has an effect, and must not be repeated after an
 	// outcome that is not known.
 	write bool
+	// order: an operation on the replica itself, which only "not leader" and an
+	// unreachable node send elsewhere; any other refusal is the answer.
+	order bool
 	// here executes the operation at the local replica.
 	here func(context.Context, *replica) (Resp, error)
 	// frame is the operation as it travels, and decode its answer.
@@ -111,6 +114,9 @@ func route[Resp any](ctx context.Context, r *router, p partition.ID, c call[Resp
 			return none, err
 		}
 		next := verdict(refusal, c.write)
+		if c.order && !refusal.NotLeader && !errors.Is(refusal, errNotDelivered) {
+			next = giveUp
+		}
 		if next == giveUp {
 			return none, r.explain(ring, p, refusal)
 		}
