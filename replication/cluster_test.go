@@ -163,6 +163,10 @@ func (c *cluster) close() {
 		n.close()
 	}
 	c.fabric.close()
+	// The library does not wait for the request that tells an heir to stand, if
+	// leadership ended before its answer; this fabric, unlike the transport, has
+	// nothing that would end it.
+	time.Sleep(rpcTimeout)
 }
 
 // eventually waits, in steps of virtual time.

@@ -70,6 +70,9 @@ func TestVotersOfANewerTermDoNotConfirm(t *testing.T) {
 		old := c.leader()
 		old.mustPut("k", "old")
 		next := c.others(old)[0]
+		c.eventually("the next leader has the whole log", func() bool {
+			return next.group.Status().Last == old.group.Status().Last
+		})
 		c.fabric.mu.Lock()
 		c.fabric.deaf = map[partition.NodeID]bool{old.id: true}
 		c.fabric.mu.Unlock()
