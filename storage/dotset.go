@@ -103,14 +103,9 @@ func (s *DotSet) AddRange(r DotRange) error {
 	if err := r.check(); err != nil {
 		return err
 	}
-	return s.add(r, MaxDotSpans)
-}
-
-// add puts r into the set unless that makes it a set of more than limit runs.
-func (s *DotSet) add(r DotRange, limit int) error {
 	at, found := s.find(r.Node, r.Incarnation)
 	if !found {
-		if s.spans >= limit {
+		if s.spans >= MaxDotSpans {
 			return ErrDotSetFull
 		}
 		s.ownOrigins()
@@ -136,7 +131,7 @@ func (s *DotSet) add(r DotRange, limit int) error {
 		}
 		run.first = min(run.first, runs[i].first)
 		run.last = max(run.last, runs[j-1].last)
-	} else if s.spans >= limit {
+	} else if s.spans >= MaxDotSpans {
 		return ErrDotSetFull
 	}
 	s.ownOrigins()
@@ -175,20 +170,76 @@ func (s *DotSet) Clone() *DotSet {
 }
 
 // Merge puts all dots of other into the set. With [ErrDotSetFull] the set is
-// unchanged.
+// unchanged. It costs about the number of runs in both.
 func (s *DotSet) Merge(other *DotSet) error {
-	merged := s.Clone()
-	for r := range other.Minus(s) {
-		// On the way there may be more runs than in the end.
-		if err := merged.add(r, 2*MaxDotSpans); err != nil {
-			return err
+	if !other.hasBeyond(s) {
+		return nil
+	}
+	merged := DotSet{origins: make([]dotOrigin, 0, max(len(s.origins), len(other.origins))), ownsOrigins: true}
+	ours, theirs := s.origins, other.origins
+	for len(ours) > 0 || len(theirs) > 0 {
+		var order int
+		switch {
+		case len(theirs) == 0:
+			order = -1
+		case len(ours) == 0:
+			order = 1
+		default:
+			order = ours[0].compare(theirs[0].node, theirs[0].incarnation)
 		}
+		var o dotOrigin
+		switch {
+		case order < 0:
+			o = ours[0]
+			o.ownsRuns = o.ownsRuns && s.ownsOrigins
+		case order > 0:
+			o = theirs[0]
+			o.runs, o.ownsRuns = slices.Clone(o.runs), true
+		default:
+			o = ours[0]
+			o.runs, o.ownsRuns = mergeRuns(o.runs, theirs[0].runs), true
+		}
+		if order <= 0 {
+			ours = ours[1:]
+		}
+		if order >= 0 {
+			theirs = theirs[1:]
+		}
+		merged.origins = append(merged.origins, o)
+		merged.spans += len(o.runs)
 	}
 	if merged.spans > MaxDotSpans {
 		return ErrDotSetFull
 	}
-	*s = *merged
+	*s = merged
 	return nil
+}
+
+// hasBeyond reports whether the set has a dot that other lacks.
+func (s *DotSet) hasBeyond(other *DotSet) bool {
+	for range s.Minus(other) {
+		return true
+	}
+	return false
+}
+
+// mergeRuns is a new array with the numbers of both.
+func mergeRuns(a, b []dotRun) []dotRun {
+	merged := make([]dotRun, 0, max(len(a), len(b)))
+	for len(a) > 0 || len(b) > 0 {
+		if len(a) == 0 || len(b) > 0 && b[0].first < a[0].first {
+			a, b = b, a
+		}
+		next := a[0]
+		a = a[1:]
+		// A run is at least 1, so that first-1 is a number.
+		if n := len(merged) - 1; n >= 0 && next.first-1 <= merged[n].last {
+			merged[n].last = max(merged[n].last, next.last)
+			continue
+		}
+		merged = append(merged, next)
+	}
+	return merged
 }
 
 // Ranges is the runs of the set, in the order of their dots.

@@ -290,6 +290,20 @@ func TestDotSetSize(t *testing.T) {
 	}
 }
 
+// Two sets with a gap after every dot, that fill each other's gaps.
+func TestDotSetMergesManyRuns(t *testing.T) {
+	odd, even := new(DotSet), new(DotSet)
+	const n = MaxDotSpans
+	for i := uint64(1); i < n; i += 2 {
+		ok(t, odd.Add(Dot{"n1", 1, i}))
+		ok(t, even.Add(Dot{"n1", 1, i + 1}))
+	}
+	ok(t, odd.Merge(even))
+	if odd.Spans() != 1 || odd.Len() != n || even.Spans() != n/2 {
+		t.Fatalf("%d runs, %d dots; the other one %d runs", odd.Spans(), odd.Len(), even.Spans())
+	}
+}
+
 func TestDotSetGrowsWithoutAllocating(t *testing.T) {
 	s := dotsOf(t, span("n1", 1, 1))
 	ok(t, s.Clone().Add(Dot{"n1", 0xa1, 2}))
