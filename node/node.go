@@ -274,10 +274,12 @@ func (n *Node) openAPI() error {
 	n.onClose(func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), shutdownWait)
 		defer cancel()
-		if err := n.server.Shutdown(ctx); err != nil {
-			return n.server.Close() // somebody holds on to a connection
+		err := n.server.Shutdown(ctx)
+		if err != nil {
+			err = n.server.Close() // somebody holds on to a connection
 		}
-		return nil
+		n.router.scanning.Wait() // cut off, if need be: their requests have ended
+		return err
 	})
 	return n.openPprof()
 }

@@ -38,6 +38,10 @@ type router struct {
 	local localReplicas
 	clock *hlc.Clock
 
+	// scanning counts the scans under way, which pin the databases open. It is
+	// waited for once no new one can begin.
+	scanning sync.WaitGroup
+
 	hintsMu sync.RWMutex
 	hints   map[partition.ID]partition.NodeID // who was last seen to lead
 }

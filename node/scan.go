@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"container/heap"
 	"context"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -41,12 +42,17 @@ func (r *router) Scan(ctx context.Context, req *capstanv1.ScanRequest, emit func
 	start, end := scanRange(req)
 	from := partitionsOf(req, len(ring.Partitions))
 	sources := make([]pages, len(from))
+	r.scanning.Add(1)
+	defer r.scanning.Done()
 	defer func() {
+		// All at once: saying goodbye to a node that is silent takes a while.
+		var closing sync.WaitGroup
 		for _, source := range sources {
 			if source != nil {
-				source.close()
+				closing.Go(source.close)
 			}
 		}
+		closing.Wait()
 	}()
 	// Every view is opened before the first entry is sent: a partition that
 	// cannot be read is found before the client has seen half an answer.
