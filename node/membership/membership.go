@@ -59,7 +59,9 @@ type Membership struct {
 	listening sync.WaitGroup // the delivery of events, ended last
 	hush      context.CancelFunc
 
-	tagging sync.Mutex // serialises SetClusterID
+	// tagging is held by SetClusterID, and by Close. A channel, since a wait for
+	// a mutex stops the virtual time that the holder may wait for.
+	tagging chan struct{}
 
 	mu        sync.Mutex
 	clusterID string
@@ -84,7 +86,7 @@ func Open(config Config) (*Membership, error) {
 	}
 	m := &Membership{
 		config: config, transport: t, events: newEvents(), clusterID: config.ClusterID,
-		changes: make(chan struct{}, 1), settled: make(chan struct{}), refused: map[Refused]bool{},
+		changes: make(chan struct{}, 1), settled: make(chan struct{}), refused: map[Refused]bool{}, tagging: make(chan struct{}, 1),
 	}
 	serfEvents := make(chan serf.Event, serfQueue)
 	if m.serf, err = serf.Create(m.serfConfig(serfEvents)); err != nil {
@@ -192,8 +194,8 @@ func (m *Membership) SetClusterID(id string) error {
 	if len(id) > maxClusterIDBytes {
 		return fmt.Errorf("membership: cluster id of %d bytes, %d are allowed", len(id), maxClusterIDBytes)
 	}
-	m.tagging.Lock()
-	defer m.tagging.Unlock()
+	m.tagging <- struct{}{}
+	defer func() { <-m.tagging }()
 	m.mu.Lock()
 	if m.closed {
 		m.mu.Unlock()
@@ -251,8 +253,8 @@ func (m *Membership) Close() error {
 	if leaving != nil {
 		<-leaving
 	}
-	m.tagging.Lock()
-	defer m.tagging.Unlock()
+	m.tagging <- struct{}{}
+	defer func() { <-m.tagging }()
 	err := m.serf.Shutdown()
 	m.cancel()
 	m.tasks.Wait()
