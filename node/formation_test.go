@@ -167,7 +167,7 @@ func TestFounderLosesPower(t *testing.T) {
 				count := 0
 				var mu sync.Mutex
 				var image *vfs.MemFS
-				var disk *vfs.MemFS = founder.disk
+				disk := founder.disk
 				w.machines[1].start()
 				w.machines[2].start()
 				process, err := founder.tryStart(onSync(func() {

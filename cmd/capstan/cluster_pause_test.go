@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -100,7 +101,7 @@ func TestClusterPausedLeaderNeverAnswersStale(t *testing.T) {
 				t.Errorf("round %d: %s found nothing", round, paused.name)
 			}
 		}
-		asked := append(warm, c.dial(paused, waiting)...)
+		asked := slices.Concat(warm, c.dial(paused, waiting))
 		for _, conn := range asked {
 			ask(conn, led, deep)
 		}

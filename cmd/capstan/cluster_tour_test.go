@@ -77,12 +77,12 @@ func TestClusterTour(t *testing.T) {
 		}
 		// A leader's lease and gossip take their time to notice a death: the
 		// step is repeated until it shows what it should.
-		want, got := butForDigits(step.shows), ""
+		want := butForDigits(step.shows)
 		for end := time.Now().Add(clusterPatience); ; time.Sleep(10 * poll) {
 			shell := exec.Command("bash", "-c", fmt.Sprintf("(exit %d); %s", last, step.command))
 			shell.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), childVariable+"="+childWhole, endpointsVariable+"="+strings.Join(endpoints, ","))
 			text, _ := shell.CombinedOutput()
-			got = string(text)
+			got := string(text)
 			// Without a terminal a value has no newline of its own.
 			if strings.ReplaceAll(butForDigits(got), "\n", "") == strings.ReplaceAll(want, "\n", "") {
 				last = shell.ProcessState.ExitCode()
