@@ -37,7 +37,7 @@ func remote(node string, sequence, base uint64, at hlc.Timestamp, key, value str
 	}
 }
 
-func dotsOf(writes ...TentativeWrite) []Dot {
+func dotsIn(writes ...TentativeWrite) []Dot {
 	var dots []Dot
 	for _, w := range writes {
 		dots = append(dots, w.Dot)
@@ -167,7 +167,7 @@ func TestTentativeWritesOutliveEveryReplica(t *testing.T) {
 	if replicas, err := l.Replicas(); err != nil || len(replicas) != 0 {
 		t.Errorf("replicas %v, %v", replicas, err)
 	}
-	mustDo(t, tl.Forget(dotsOf(a, b), 9))
+	mustDo(t, tl.Forget(dotsIn(a, b), 9))
 	if partitions, err = l.TentativePartitions(); err != nil || !slices.Equal(partitions, []partition.ID{testPartition + 1}) {
 		t.Errorf("partitions %v, %v", partitions, err)
 	}
@@ -183,7 +183,7 @@ func TestTentativeAppendTwiceStoresOnce(t *testing.T) {
 	hint.Hint = true // the other holder had no replica
 	mustDo(t, tl.Append([]TentativeWrite{hint, b, a}))
 	checkHeld(t, tl, a, b)
-	tl.Settle(dotsOf(a), 8)
+	tl.Settle(dotsIn(a), 8)
 	mustDo(t, tl.Append([]TentativeWrite{a}))
 	checkHeld(t, tl, b)
 
@@ -260,7 +260,7 @@ func TestTentativeCandidatesAreThoseThatMayWin(t *testing.T) {
 	if got := tl.Candidates([]byte("nothing")); got != nil || tl.Newest([]byte("nothing")) != 0 {
 		t.Errorf("%+v", got)
 	}
-	tl.Settle(dotsOf(stale, informed), 21)
+	tl.Settle(dotsIn(stale, informed), 21)
 	if got := tl.Candidates([]byte("k")); !slices.Equal(got, []TentativeVersion{tied.TentativeVersion}) {
 		t.Errorf("%+v", got)
 	}
@@ -390,13 +390,13 @@ func TestTentativeLogIsFullBeforeAnythingIsStored(t *testing.T) {
 	if use := l.TentativeUse(); use.DiskBytes != use.Limits.DiskBytes {
 		t.Errorf("%+v", use)
 	}
-	tl.Settle(dotsOf(a), 8)
+	tl.Settle(dotsIn(a), 8)
 	if err := beside.Append([]TentativeWrite{c}); !errors.Is(err, ErrTentativeFull) {
 		t.Errorf("settled but on disk: %v", err)
 	}
 	mustDo(t, tl.EraseSettled(8))
 	mustDo(t, beside.Append([]TentativeWrite{c}))
-	mustDo(t, beside.Forget(dotsOf(b, c), 9))
+	mustDo(t, beside.Forget(dotsIn(b, c), 9))
 	if use := l.TentativeUse(); use.DiskBytes != 0 || use.MemoryBytes != 0 {
 		t.Errorf("%+v", use)
 	}
@@ -457,7 +457,7 @@ func TestTentativeUndecidedBase(t *testing.T) {
 	low := remote("n2-bbbb", 1, 30, 5, "k", "v")
 	mustDo(t, tl.Append([]TentativeWrite{low}))
 	report(30)
-	tl.Settle(dotsOf(low, w), 61)
+	tl.Settle(dotsIn(low, w), 61)
 	report(60)
 	tl.Hear(70)
 	report(70)
@@ -509,7 +509,7 @@ func TestTentativeFateFloorNeverFalls(t *testing.T) {
 	var told sync.WaitGroup
 	for n, w := range all {
 		told.Go(func() {
-			if err := tl.Forget(dotsOf(w), uint64(100+n*37%64)); err != nil {
+			if err := tl.Forget(dotsIn(w), uint64(100+n*37%64)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -532,7 +532,7 @@ func TestTentativeHandOver(t *testing.T) {
 	tl := mustTentative(t, l, testPartition)
 	a, b := remote("n2-bbbb", 1, 5, 10, "k", "v"), remote("n2-bbbb", 2, 5, 11, "k", "w")
 	mustDo(t, tl.Append([]TentativeWrite{a, b}))
-	tl.Settle(dotsOf(a), 30)
+	tl.Settle(dotsIn(a), 30)
 	mustDo(t, tl.EraseSettled(29))
 	if got := tl.Backlog(); got.Settled != 1 || got.Count != 1 {
 		t.Errorf("%+v", got)
@@ -588,7 +588,7 @@ func TestTentativeAfterClose(t *testing.T) {
 	_, baseErr := tl.UndecidedBase()
 	_, openErr := l.Tentative(1)
 	for name, err := range map[string]error{
-		"append": tl.Append([]TentativeWrite{w}), "forget": tl.Forget(dotsOf(w), 9), "erase": tl.EraseSettled(9), "hand over": tl.HandOver(9),
+		"append": tl.Append([]TentativeWrite{w}), "forget": tl.Forget(dotsIn(w), 9), "erase": tl.EraseSettled(9), "hand over": tl.HandOver(9),
 		"read": readErr, "batch": batchErr, "base": baseErr, "open": openErr,
 	} {
 		if !errors.Is(err, ErrLogClosed) {
