@@ -128,7 +128,7 @@ type TentativeLog struct {
 // tentativeSettled is a write whose promotion was applied at index here.
 type tentativeSettled struct {
 	index   uint64
-	version TentativeVersion
+	version tentativeVersion
 	cost    tentativeCost
 }
 
@@ -301,11 +301,12 @@ func (s *tentativeLogs) scan(l *Log, it *pebble.Iterator) (used tentativeCost, e
 		case tentativeKindFate:
 			t.fateFloor, err = decodeTentativeIndex(record)
 		case tentativeKindWrite:
-			var w TentativeWrite
-			if w, err = decodeTentativeWrite(d, record); err == nil {
-				t.index.insert(&w)
-				used.add(tentativeCostOf(d, len(w.Key), w.ValueBytes))
-				t.Hear(w.Base)
+			var v tentativeVersion
+			var key []byte
+			if v, key, err = decodeTentativeWrite(d, record); err == nil {
+				t.index.insert(v, key)
+				used.add(tentativeCostOf(d, len(key), v.bytes))
+				t.Hear(v.base)
 			}
 		}
 		if err != nil {
@@ -425,7 +426,7 @@ func (t *TentativeLog) UndecidedBase() (uint64, error) {
 	defer t.mu.Unlock()
 	lowest := t.heardSaved
 	if i, ok := t.index.byBase.first(); ok {
-		lowest = min(lowest, i.Base)
+		lowest = min(lowest, i.base)
 	}
 	for _, base := range t.drafts {
 		lowest = min(lowest, base)

@@ -60,12 +60,11 @@ func (t *TentativeLog) Append(writes []TentativeWrite) error {
 	for n := range writes {
 		own[n] = writes[n]
 		w := &own[n]
-		w.ValueBytes = len(w.Value)
 		if err := w.check(); err != nil {
 			return err
 		}
 		w.Dot.Node = t.nodes.name([]byte(w.Dot.Node))
-		if size += w.diskBytes(); size > MaxTentativeAppendBytes {
+		if size += w.cost().disk; size > MaxTentativeAppendBytes {
 			return fmt.Errorf("tentative writes of more than %d bytes in one call", MaxTentativeAppendBytes)
 		}
 	}
@@ -93,27 +92,27 @@ func (t *TentativeLog) admit(op *tentativeOp, writes []TentativeWrite) (wait boo
 	var fresh map[Dot]*TentativeWrite
 	for n := range writes {
 		w := &writes[n]
-		held, key := w.TentativeVersion, string(w.Key)
+		held, key := w.version(), string(w.Key)
 		if i, ok := t.index.find(w.Dot); ok {
-			held, key = i.TentativeVersion, i.of.key
+			held, key = i.tentativeVersion, i.of.key
 		} else if s, ok := t.settled[w.Dot]; ok {
 			held = s.version
 		} else if p, ok := t.pending[w.Dot]; ok {
-			held, key, wait = p.write.TentativeVersion, string(p.write.Key), true
+			held, key, wait = p.write.version(), string(p.write.Key), true
 		} else if f, ok := fresh[w.Dot]; ok {
-			held, key = f.TentativeVersion, string(f.Key)
+			held, key = f.version(), string(f.Key)
 		} else {
 			if fresh == nil {
 				fresh = make(map[Dot]*TentativeWrite, len(writes)-n)
 			}
 			fresh[w.Dot] = w
 			op.add, wait = append(op.add, w), true
-			op.cost.add(tentativeCostOf(w.Dot, len(w.Key), w.ValueBytes))
+			op.cost.add(w.cost())
 			continue
 		}
-		held.Hint = w.Hint // each holder's own
-		if held != w.TentativeVersion || key != string(w.Key) {
-			return false, fmt.Errorf("%w: %v", ErrTentativeDot, w.Dot)
+		held.hint = w.Hint // each holder's own
+		if held != w.version() || key != string(w.Key) {
+			return false, fmt.Errorf("%w: %s", ErrTentativeDot, w.Dot)
 		}
 	}
 	return wait, nil
@@ -254,10 +253,10 @@ func (t *TentativeLog) finish(op *tentativeOp, err error) {
 		p := t.pending[w.Dot]
 		delete(t.pending, w.Dot)
 		if p.settledAt == 0 {
-			t.index.insert(w)
+			t.index.insert(w.version(), w.Key)
 			continue
 		}
-		t.settled[w.Dot] = tentativeSettled{p.settledAt, w.TentativeVersion, tentativeCostOf(w.Dot, len(w.Key), w.ValueBytes)}
+		t.settled[w.Dot] = tentativeSettled{p.settledAt, w.version(), w.cost()}
 	}
 	var freed tentativeCost
 	for _, e := range op.erase {

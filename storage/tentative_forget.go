@@ -20,7 +20,7 @@ func (t *TentativeLog) Settle(dots []Dot, index uint64) {
 	defer t.mu.Unlock()
 	for _, d := range dots {
 		if i, ok := t.index.find(d); ok {
-			t.settled[i.Dot] = tentativeSettled{index, i.TentativeVersion, i.cost()}
+			t.settled[i.dot] = tentativeSettled{index, i.tentativeVersion, i.cost()}
 			t.index.remove(i)
 		} else if p := t.pending[d]; p != nil {
 			p.settledAt = max(p.settledAt, index)
@@ -51,11 +51,11 @@ func (t *TentativeLog) Forget(dots []Dot, index uint64) error {
 	erase := make([]tentativeErase, 0, len(dots))
 	for _, d := range dots {
 		if i, ok := t.index.find(d); ok {
-			erase = append(erase, tentativeErase{i.Dot, i.ValueBytes > 0})
+			erase = append(erase, tentativeErase{i.dot, i.bytes > 0})
 		} else if s, ok := t.settled[d]; ok {
-			erase = append(erase, tentativeErase{d, s.version.ValueBytes > 0})
+			erase = append(erase, tentativeErase{d, s.version.bytes > 0})
 		} else if p := t.pending[d]; p != nil { // stands before us in the queue
-			erase = append(erase, tentativeErase{d, p.write.ValueBytes > 0})
+			erase = append(erase, tentativeErase{d, len(p.write.Bytes) > 0})
 		}
 	}
 	t.mu.RUnlock()
@@ -85,7 +85,7 @@ func (t *TentativeLog) takeSettled(index uint64) []tentativeErase {
 	var erase []tentativeErase
 	for d, s := range t.settled {
 		if s.index <= index {
-			erase = append(erase, tentativeErase{d, s.version.ValueBytes > 0})
+			erase = append(erase, tentativeErase{d, s.version.bytes > 0})
 		}
 	}
 	return erase

@@ -20,18 +20,16 @@ type tentativeIndex struct {
 }
 
 type tentativeItem struct {
-	TentativeVersion
+	tentativeVersion
 	of *tentativeKeyed
 }
 
 // write is the item with its key, without its value.
 func (i *tentativeItem) write() TentativeWrite {
-	return TentativeWrite{TentativeVersion: i.TentativeVersion, Key: []byte(i.of.key)}
+	return TentativeWrite{Tentative: i.tentative([]byte(i.of.key)), Hint: i.hint}
 }
 
-func (i *tentativeItem) cost() tentativeCost {
-	return tentativeCostOf(i.Dot, len(i.of.key), i.ValueBytes)
-}
+func (i *tentativeItem) cost() tentativeCost { return tentativeCostOf(i.dot, len(i.of.key), i.bytes) }
 
 // tentativeKeyed is a key with its writes, the one that wins over the others
 // last.
@@ -46,38 +44,41 @@ type tentativeKeyed struct {
 
 func newTentativeIndex() *tentativeIndex {
 	return &tentativeIndex{
-		byDot: ordered[*tentativeItem]{compare: func(a, b *tentativeItem) int { return a.Dot.Compare(b.Dot) }},
+		byDot: ordered[*tentativeItem]{compare: func(a, b *tentativeItem) int { return a.dot.Compare(b.dot) }},
 		byBase: ordered[*tentativeItem]{compare: func(a, b *tentativeItem) int {
-			return cmp.Or(cmp.Compare(a.Base, b.Base), a.Dot.Compare(b.Dot))
+			return cmp.Or(cmp.Compare(a.base, b.base), a.dot.Compare(b.dot))
 		}},
 		byTime: ordered[*tentativeItem]{compare: func(a, b *tentativeItem) int {
-			return cmp.Or(cmp.Compare(a.Timestamp, b.Timestamp), a.Dot.Compare(b.Dot))
+			return cmp.Or(cmp.Compare(a.timestamp, b.timestamp), a.dot.Compare(b.dot))
 		}},
 		keys:  ordered[*tentativeKeyed]{compare: func(a, b *tentativeKeyed) int { return strings.Compare(a.key, b.key) }},
 		keyed: map[string]*tentativeKeyed{},
 	}
 }
 
-func (x *tentativeIndex) find(d Dot) (*tentativeItem, bool) {
-	return x.byDot.find(&tentativeItem{TentativeVersion: TentativeVersion{Dot: d}})
+func (x *tentativeIndex) find(d Dot) (*tentativeItem, bool) { return x.byDot.find(tentativeAt(d)) }
+
+// tentativeAt is what compares equal to the item of d.
+func tentativeAt(d Dot) *tentativeItem {
+	return &tentativeItem{tentativeVersion: tentativeVersion{dot: d}}
 }
 
-// insert takes up a write, whose dot is not there. It keeps nothing of w's bytes.
-func (x *tentativeIndex) insert(w *TentativeWrite) {
-	k := x.keyed[string(w.Key)]
+// insert takes up a write, whose dot is not there. It does not keep key.
+func (x *tentativeIndex) insert(v tentativeVersion, key []byte) {
+	k := x.keyed[string(key)]
 	if k == nil {
-		k = &tentativeKeyed{key: string(w.Key)}
+		k = &tentativeKeyed{key: string(key)}
 		x.keyed[k.key] = k
 		x.keys.insert(k)
 	}
-	i := &tentativeItem{TentativeVersion: w.TentativeVersion, of: k}
+	i := &tentativeItem{v, k}
 	k.insert(i)
 	x.byDot.insert(i)
 	x.byBase.insert(i)
 	x.byTime.insert(i)
 	x.count++
 	x.bytes += i.cost().disk
-	if i.Hint {
+	if i.hint {
 		x.hints++
 	}
 }
@@ -89,7 +90,7 @@ func (x *tentativeIndex) remove(i *tentativeItem) {
 	i.of.remove(i)
 	x.count--
 	x.bytes -= i.cost().disk
-	if i.Hint {
+	if i.hint {
 		x.hints--
 	}
 	if len(i.of.items) == 0 {
@@ -99,24 +100,16 @@ func (x *tentativeIndex) remove(i *tentativeItem) {
 }
 
 func (k *tentativeKeyed) locate(i *tentativeItem) int {
-	at, _ := slices.BinarySearchFunc(k.items, i, func(a, b *tentativeItem) int {
-		switch {
-		case a.before(&b.TentativeVersion):
-			return -1
-		case b.before(&a.TentativeVersion):
-			return 1
-		}
-		return 0
-	})
+	at, _ := slices.BinarySearchFunc(k.items, i, func(a, b *tentativeItem) int { return a.compare(&b.tentativeVersion) })
 	return at
 }
 
 func (k *tentativeKeyed) insert(i *tentativeItem) {
 	k.items = slices.Insert(k.items, k.locate(i), i)
 	switch {
-	case len(k.items) == 1 || i.Base > k.topBase:
-		k.topBase, k.atTop = i.Base, 1
-	case i.Base == k.topBase:
+	case len(k.items) == 1 || i.base > k.topBase:
+		k.topBase, k.atTop = i.base, 1
+	case i.base == k.topBase:
 		k.atTop++
 	}
 }
@@ -130,7 +123,7 @@ func (k *tentativeKeyed) remove(i *tentativeItem) {
 	} else {
 		k.items = slices.Delete(k.items, at, at+1)
 	}
-	if i.Base != k.topBase {
+	if i.base != k.topBase {
 		return
 	}
 	if k.atTop--; k.atTop > 0 {
@@ -139,24 +132,24 @@ func (k *tentativeKeyed) remove(i *tentativeItem) {
 	k.topBase = 0
 	for _, o := range k.items {
 		switch {
-		case o.Base > k.topBase || k.atTop == 0:
-			k.topBase, k.atTop = o.Base, 1
-		case o.Base == k.topBase:
+		case o.base > k.topBase || k.atTop == 0:
+			k.topBase, k.atTop = o.base, 1
+		case o.base == k.topBase:
 			k.atTop++
 		}
 	}
 }
 
 // candidates are those of the key's writes that may win under some committed
-// state, the winner over the others first. What a linearizable write rules out
-// is every base below its index; so of two writes the lower one matters only
-// if its base is the higher.
-func (k *tentativeKeyed) candidates() []TentativeVersion {
-	var found []TentativeVersion
+// state, the winner over the others first. What a linearizable write or the
+// floor rules out is every base below an index; so of two writes the lower one
+// matters only if its base is the higher.
+func (k *tentativeKeyed) candidates(key []byte) []Tentative {
+	var found []Tentative
 	for at := len(k.items) - 1; at >= 0; at-- {
-		if i := k.items[at]; len(found) == 0 || i.Base > found[len(found)-1].Base {
-			found = append(found, i.TentativeVersion)
-			if i.Base == k.topBase {
+		if i := k.items[at]; len(found) == 0 || i.base > found[len(found)-1].Base {
+			found = append(found, i.tentative(key))
+			if i.base == k.topBase {
 				break
 			}
 		}

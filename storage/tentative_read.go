@@ -10,13 +10,13 @@ import (
 	"github.com/capstan-kv/capstan/storage/hlc"
 )
 
-// tentativeWalk is how many writes are looked at before writers get a turn.
-const tentativeWalk = 1 << 10
+// tentativeWalkSteps is how many writes are looked at before writers get a turn.
+const tentativeWalkSteps = 1 << 10
 
 // TentativeKey is a key with those of its tentative writes that may win.
 type TentativeKey struct {
 	Key        []byte
-	Candidates []TentativeVersion
+	Candidates []Tentative
 }
 
 // TentativeBacklog says what is undecided as far as this node knows.
@@ -41,17 +41,17 @@ type TentativeLimit struct {
 
 // Candidates are those writes of key held here that may win under some
 // committed state, each with a higher base and a lower timestamp than the one
-// before it; nil if there is none. Against a given state the winner is the
-// first with a base that neither the key's last linearizable write nor the
-// tombstones' floor rules out, if it also is above the committed version.
+// before it; nil if there is none. They have no Bytes: [TentativeLog.Read] gives
+// those of the one that wins. Against any state [Winner] finds the same one
+// among the candidates as among all writes of the key.
 //
 // They are asked for before the state is read, see [TentativeLog]. As a rule
 // there is one, found at once.
-func (t *TentativeLog) Candidates(key []byte) []TentativeVersion {
+func (t *TentativeLog) Candidates(key []byte) []Tentative {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	if k := t.index.keyed[string(key)]; k != nil {
-		return k.candidates()
+		return k.candidates(key)
 	}
 	return nil
 }
@@ -62,7 +62,7 @@ func (t *TentativeLog) Newest(key []byte) hlc.Timestamp {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	if k := t.index.keyed[string(key)]; k != nil {
-		return k.items[len(k.items)-1].Timestamp
+		return k.items[len(k.items)-1].timestamp
 	}
 	return 0
 }
@@ -78,7 +78,8 @@ func (t *TentativeLog) Scan(start, end []byte, limit int) []TentativeKey {
 		if len(found) >= limit {
 			break
 		}
-		found = append(found, TentativeKey{Key: []byte(k.key), Candidates: k.candidates()})
+		key := []byte(k.key)
+		found = append(found, TentativeKey{Key: key, Candidates: k.candidates(key)})
 	}
 	return found
 }
@@ -102,26 +103,28 @@ func (t *TentativeLog) Read(d Dot) (TentativeWrite, error) {
 	i, ok := t.index.find(d)
 	t.mu.RUnlock()
 	if !ok {
-		return TentativeWrite{}, fmt.Errorf("tentative write %v: %w", d, ErrLogNotFound)
+		return TentativeWrite{}, fmt.Errorf("tentative write %s: %w", d, ErrLogNotFound)
 	}
-	w := i.write()
-	return w, t.readValue(&w)
+	return t.readItem(i)
 }
 
-func (t *TentativeLog) readValue(w *TentativeWrite) error {
-	if w.ValueBytes == 0 {
-		return nil
+// readItem gives the write with its value. What an item says never changes, so
+// the lock is not needed.
+func (t *TentativeLog) readItem(i *tentativeItem) (TentativeWrite, error) {
+	w := i.write()
+	if i.bytes == 0 {
+		return w, nil
 	}
 	record, closer, err := t.log.db.Get(tentativeDotKey(t.partition, tentativeKindValue, w.Dot))
 	if errors.Is(err, pebble.ErrNotFound) {
-		return fmt.Errorf("value of tentative write %v: %w", w.Dot, ErrLogNotFound)
+		return w, fmt.Errorf("value of tentative write %s: %w", w.Dot, ErrLogNotFound)
 	}
 	if err != nil {
-		return err
+		return w, err
 	}
-	value, err := decodeTentativeValue(w.ValueBytes, record)
-	w.Value = slices.Clone(value)
-	return errors.Join(err, closer.Close())
+	value, err := decodeTentativeValue(i.bytes, record)
+	w.Bytes = slices.Clone(value)
+	return w, errors.Join(err, closer.Close())
 }
 
 // Batch gives undecided writes behind the dot after, in the order of their
@@ -129,37 +132,73 @@ func (t *TentativeLog) readValue(w *TentativeWrite) error {
 // the last one given is where the next batch goes on: so several can be on
 // their way at a time. What is decided meanwhile may be missing.
 func (t *TentativeLog) Batch(after Dot, limit TentativeLimit) ([]TentativeWrite, error) {
-	return t.Missing(func(Dot) bool { return false }, after, limit)
+	return t.Missing(nil, after, limit)
 }
 
 // Missing is Batch without those writes that has contains: what another holder
 // lacks, by its own summary and the dots it knows to be decided. has is called
-// with the log locked.
+// with the log locked; nil has nothing.
 func (t *TentativeLog) Missing(has func(Dot) bool, after Dot, limit TentativeLimit) ([]TentativeWrite, error) {
-	if err := t.log.enter(); err != nil {
-		return nil, err
+	walk := tentativeWalk{after: after}
+	if has != nil {
+		walk.want = func(d Dot) bool { return !has(d) }
 	}
-	defer t.log.leave()
-	var found []TentativeWrite
-	bytes := 0
-	for more := true; more; {
-		var items []*tentativeItem
-		items, after, more = t.walk(after, limit.Count-len(found), func(d Dot) bool { return !has(d) })
-		for _, i := range items {
-			w := i.write()
-			size := len(w.Key) + w.ValueBytes
-			if len(found) > 0 && bytes+size > limit.Bytes {
-				return found, nil
-			}
-			if err := t.readValue(&w); errors.Is(err, ErrLogNotFound) {
-				continue
-			} else if err != nil {
-				return nil, err
-			}
-			found, bytes = append(found, w), bytes+size
+	c := tentativeCollected{limit: limit}
+	err := t.collect(&c, walk)
+	return c.found, err
+}
+
+// Within gives, in the order of the ranges, the undecided writes whose dots are
+// in them: what another holder asks for, who has compared summaries itself.
+func (t *TentativeLog) Within(ranges []DotRange, limit TentativeLimit) ([]TentativeWrite, error) {
+	c := tentativeCollected{limit: limit}
+	for _, r := range ranges {
+		if r.check() != nil {
+			continue // nothing is in it
+		}
+		if err := t.collect(&c, tentativeWalk{
+			after: Dot{r.Node, r.Incarnation, r.First - 1}, end: Dot{r.Node, r.Incarnation, r.Last},
+		}); err != nil || c.full {
+			return c.found, err
 		}
 	}
-	return found, nil
+	return c.found, nil
+}
+
+// tentativeCollected is what a call gives.
+type tentativeCollected struct {
+	limit TentativeLimit
+	found []TentativeWrite
+	bytes int
+	full  bool
+}
+
+// collect adds the writes of a walk, as far as there is room.
+func (t *TentativeLog) collect(c *tentativeCollected, walk tentativeWalk) error {
+	if err := t.log.enter(); err != nil {
+		return err
+	}
+	defer t.log.leave()
+	for more := true; more; {
+		var items []*tentativeItem
+		items, more = t.walk(&walk, c.limit.Count-len(c.found))
+		for _, i := range items {
+			size := len(i.of.key) + i.bytes
+			if c.full = len(c.found) > 0 && c.bytes+size > c.limit.Bytes; c.full {
+				return nil
+			}
+			w, err := t.readItem(i)
+			if errors.Is(err, ErrLogNotFound) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			c.found, c.bytes = append(c.found, w), c.bytes+size
+		}
+	}
+	c.full = len(c.found) >= c.limit.Count
+	return nil
 }
 
 // Held lists the undecided writes whose dots in contains, in order. So a node
@@ -167,41 +206,80 @@ func (t *TentativeLog) Missing(has func(Dot) bool, after Dot, limit TentativeLim
 // in is called with the log locked.
 func (t *TentativeLog) Held(in func(Dot) bool) []Dot {
 	var found []Dot
-	after := Dot{}
+	walk := tentativeWalk{want: in}
 	for more := true; more; {
 		var items []*tentativeItem
-		items, after, more = t.walk(after, tentativeWalk, in)
+		items, more = t.walk(&walk, tentativeWalkSteps)
 		for _, i := range items {
-			found = append(found, i.Dot)
+			found = append(found, i.dot)
 		}
 	}
 	return found
 }
 
-// walk looks at some of the writes behind after, and gives at most room of
-// those that are wanted, the last one it looked at, and whether to go on.
-func (t *TentativeLog) walk(after Dot, room int, want func(Dot) bool) (found []*tentativeItem, last Dot, more bool) {
+// Summary is the dots of the undecided writes held here, for other holders to
+// compare with theirs. What was forgotten is not in it: the asker adds the dots
+// that it knows to be decided, else it is sent what it had before. Should the
+// gaps be too many for a set, some of the dots are left out, and what they name
+// may be sent once more.
+func (t *TentativeLog) Summary() *DotSet {
+	s := &DotSet{}
+	var r DotRange
+	add := func() {
+		if r.First > 0 {
+			_ = s.AddRange(r) // ErrDotSetFull is the only error possible, see above
+		}
+	}
+	walk := tentativeWalk{}
+	for more := true; more; {
+		var items []*tentativeItem
+		items, more = t.walk(&walk, tentativeWalkSteps)
+		for _, i := range items {
+			if i.dot.Sequence == r.Last+1 && i.dot.Incarnation == r.Incarnation && i.dot.Node == r.Node {
+				r.Last++
+				continue
+			}
+			add()
+			r = RangeOf(i.dot)
+		}
+	}
+	add()
+	return s
+}
+
+// tentativeWalk goes over writes in the order of their dots, in steps, so that
+// those who write need not wait for all of it.
+type tentativeWalk struct {
+	after Dot            // the last one looked at
+	end   Dot            // the last one to look at; zero for no end
+	want  func(Dot) bool // nil for all
+}
+
+// walk takes a step: it gives at most room writes, and says whether to go on.
+func (t *TentativeLog) walk(walk *tentativeWalk, room int) (found []*tentativeItem, more bool) {
 	if room <= 0 {
-		return nil, after, false
+		return nil, false
 	}
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	last = after
 	seen := 0
-	for i := range t.index.byDot.from(&tentativeItem{TentativeVersion: TentativeVersion{Dot: after}}) {
-		if i.Dot == after {
+	for i := range t.index.byDot.from(tentativeAt(walk.after)) {
+		if i.dot == walk.after {
 			continue
 		}
-		if len(found) == room || seen == tentativeWalk {
-			return found, last, true
+		if !walk.end.IsZero() && i.dot.Compare(walk.end) > 0 {
+			return found, false
+		}
+		if len(found) == room || seen == tentativeWalkSteps {
+			return found, true
 		}
 		seen++
-		last = i.Dot
-		if want(i.Dot) {
+		walk.after = i.dot
+		if walk.want == nil || walk.want(i.dot) {
 			found = append(found, i)
 		}
 	}
-	return found, last, false
+	return found, false
 }
 
 // Backlog says what is undecided here.
@@ -210,7 +288,7 @@ func (t *TentativeLog) Backlog() TentativeBacklog {
 	defer t.mu.RUnlock()
 	b := TentativeBacklog{Count: t.index.count, Hints: t.index.hints, Bytes: t.index.bytes, Settled: len(t.settled)}
 	if i, ok := t.index.byTime.first(); ok {
-		b.OldestTimestamp = i.Timestamp
+		b.OldestTimestamp = i.timestamp
 	}
 	return b
 }

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -11,61 +12,65 @@ import (
 	"github.com/capstan-kv/capstan/storage/hlc"
 )
 
-// TentativeWrite is one eventual write that a node has accepted and that the
-// partition's log has not decided yet. What the accepting node has set is never
-// changed afterwards, by nobody.
+// TentativeWrite is a tentative write as one node holds it.
 type TentativeWrite struct {
-	TentativeVersion
-	Key   []byte
-	Value []byte // none for a delete
-}
-
-// TentativeVersion is a tentative write without its key and value.
-type TentativeVersion struct {
-	// Dot names the write; its node is the one that accepted it.
-	Dot Dot
-	// Base is the highest committed index of the partition that the accepting
-	// node had heard of: the write can not have been meant to overwrite what
-	// was committed above it.
-	Base      uint64
-	Timestamp hlc.Timestamp
-	Delete    bool
+	Tentative
 	// Hint says that it came to this node as a hint: none of the partition's
-	// replicas was there to take it. It is told of the write's past and is for
+	// replicas was there to take it. It tells of the write's past and is for
 	// figures and explanations only. What a holder must do depends on whether
 	// it has a replica now.
 	Hint bool
-	// ValueBytes is the length of the value. Append takes it from the value.
-	ValueBytes int
-}
-
-// before orders the writes of a key by which wins, the lower first: timestamp,
-// then node. A clock that was driven to its end may give one timestamp twice;
-// the rest of the dot makes the order total.
-func (v *TentativeVersion) before(o *TentativeVersion) bool {
-	if v.Timestamp != o.Timestamp {
-		return v.Timestamp < o.Timestamp
-	}
-	return v.Dot.Compare(o.Dot) < 0
 }
 
 // check refuses what no node accepts.
 func (w *TentativeWrite) check() error {
-	switch {
-	case len(w.Dot.Node) == 0 || len(w.Dot.Node) > MaxNodeIDBytes:
-		return fmt.Errorf("tentative write of a node id of %d bytes", len(w.Dot.Node))
-	case w.Dot.Incarnation == 0 || w.Dot.Sequence == 0:
-		return fmt.Errorf("tentative write %v has no incarnation or no sequence number", w.Dot)
-	case w.Base == math.MaxUint64:
-		return fmt.Errorf("tentative write %v has a base above every index", w.Dot)
-	case len(w.Key) == 0 || len(w.Key) > MaxKeyBytes:
-		return fmt.Errorf("tentative write with a key of %d bytes", len(w.Key))
-	case w.ValueBytes < 0 || w.ValueBytes > MaxValueBytes:
-		return fmt.Errorf("tentative write with a value of %d bytes", w.ValueBytes)
-	case w.Delete && w.ValueBytes != 0:
-		return fmt.Errorf("tentative delete with a value of %d bytes", w.ValueBytes)
+	v := w.version()
+	return v.check(len(w.Key))
+}
+
+func (w *TentativeWrite) version() tentativeVersion {
+	return tentativeVersion{w.Dot, w.Base, w.Timestamp, w.Delete, w.Hint, len(w.Bytes)}
+}
+
+func (w *TentativeWrite) cost() tentativeCost {
+	return tentativeCostOf(w.Dot, len(w.Key), len(w.Bytes))
+}
+
+// tentativeVersion is a tentative write without its key and value: what its
+// record says beside the key, and the index keeps.
+type tentativeVersion struct {
+	dot       Dot
+	base      uint64
+	timestamp hlc.Timestamp
+	deletes   bool
+	hint      bool
+	bytes     int // length of the value
+}
+
+func (v *tentativeVersion) check(keyBytes int) error {
+	switch err := v.dot.check(); {
+	case err != nil:
+		return err
+	case v.base == math.MaxUint64:
+		return fmt.Errorf("tentative write %s has a base above every index", v.dot)
+	case keyBytes == 0 || keyBytes > MaxKeyBytes:
+		return fmt.Errorf("tentative write %s has a key of %d bytes", v.dot, keyBytes)
+	case v.bytes < 0 || v.bytes > MaxValueBytes:
+		return fmt.Errorf("tentative write %s has a value of %d bytes", v.dot, v.bytes)
+	case v.deletes && v.bytes != 0:
+		return fmt.Errorf("tentative delete %s has a value of %d bytes", v.dot, v.bytes)
 	}
 	return nil
+}
+
+// compare orders the writes of one key as [Decide] does; the higher wins.
+func (v *tentativeVersion) compare(o *tentativeVersion) int {
+	return cmp.Or(cmp.Compare(v.timestamp, o.timestamp), v.dot.Compare(o.dot))
+}
+
+// tentative is the write of key, without its value.
+func (v *tentativeVersion) tentative(key []byte) Tentative {
+	return Tentative{Dot: v.dot, Base: v.base, Timestamp: v.timestamp, Delete: v.deletes, Key: key}
 }
 
 // Keys of a partition's tentative log, see log_keys.go. The value of a write
@@ -119,7 +124,7 @@ func parseTentativeKey(key []byte, nodes *nodeNames) (p partition.ID, kind byte,
 		}
 		node, numbers := rest[1:1+rest[0]], rest[1+rest[0]:]
 		d = Dot{Node: nodes.name(node), Incarnation: binary.BigEndian.Uint64(numbers), Sequence: binary.BigEndian.Uint64(numbers[8:])}
-		if d.Incarnation == 0 || d.Sequence == 0 {
+		if d.check() != nil {
 			return bad()
 		}
 		return p, kind, d, nil
@@ -153,75 +158,64 @@ func checkTentativeFormat(b []byte, what string) error {
 	return nil
 }
 
-// diskBytes is what a write takes up in records, keys included.
-func (w *TentativeWrite) diskBytes() int64 {
-	n := tentativePrefixLen + tentativeDotLen(w.Dot) + tentativeWriteHeader + len(w.Key)
-	if w.ValueBytes > 0 {
-		n += tentativePrefixLen + tentativeDotLen(w.Dot) + 1 + w.ValueBytes
-	}
-	return int64(n)
-}
-
 // put adds the write's records to b. The write has passed check.
 func (w *TentativeWrite) put(b *pebble.Batch, p partition.ID) error {
 	dotKey := tentativePrefixLen + tentativeDotLen(w.Dot)
 	op := b.SetDeferred(dotKey, tentativeWriteHeader+len(w.Key))
 	copy(op.Key, tentativeDotKey(p, tentativeKindWrite, w.Dot))
-	w.encodeInto(op.Value)
-	if err := op.Finish(); err != nil || w.ValueBytes == 0 {
+	v := w.version()
+	v.encodeInto(op.Value, w.Key)
+	if err := op.Finish(); err != nil || len(w.Bytes) == 0 {
 		return err
 	}
-	op = b.SetDeferred(dotKey, 1+len(w.Value))
+	op = b.SetDeferred(dotKey, 1+len(w.Bytes))
 	copy(op.Key, tentativeDotKey(p, tentativeKindValue, w.Dot))
 	op.Value[0] = tentativeFormat
-	copy(op.Value[1:], w.Value)
+	copy(op.Value[1:], w.Bytes)
 	return op.Finish()
 }
 
 // encodeInto fills r with the write's record.
-func (w *TentativeWrite) encodeInto(r []byte) {
+func (v *tentativeVersion) encodeInto(r, key []byte) {
 	var flags byte
-	if w.Delete {
+	if v.deletes {
 		flags |= tentativeFlagDelete
 	}
-	if w.Hint {
+	if v.hint {
 		flags |= tentativeFlagHint
 	}
 	r[0], r[1] = tentativeFormat, flags
-	binary.BigEndian.PutUint64(r[2:], w.Base)
-	binary.BigEndian.PutUint64(r[10:], uint64(w.Timestamp))
-	binary.BigEndian.PutUint32(r[18:], uint32(w.ValueBytes))
-	copy(r[tentativeWriteHeader:], w.Key)
+	binary.BigEndian.PutUint64(r[2:], v.base)
+	binary.BigEndian.PutUint64(r[10:], uint64(v.timestamp))
+	binary.BigEndian.PutUint32(r[18:], uint32(v.bytes))
+	copy(r[tentativeWriteHeader:], key)
 }
 
-// decodeTentativeWrite reads a write's record. Key is part of r; there is no
-// Value yet.
-func decodeTentativeWrite(d Dot, r []byte) (TentativeWrite, error) {
+// decodeTentativeWrite reads a write's record. The key is part of r.
+func decodeTentativeWrite(d Dot, r []byte) (v tentativeVersion, key []byte, err error) {
 	if err := checkTentativeFormat(r, "tentative write"); err != nil {
-		return TentativeWrite{}, err
+		return v, nil, err
 	}
 	if len(r) < tentativeWriteHeader {
-		return TentativeWrite{}, fmt.Errorf("%w: tentative write of %d bytes", ErrLogCorrupt, len(r))
+		return v, nil, fmt.Errorf("%w: tentative write of %d bytes", ErrLogCorrupt, len(r))
 	}
 	flags := r[1]
 	if flags&^(tentativeFlagDelete|tentativeFlagHint) != 0 {
-		return TentativeWrite{}, fmt.Errorf("%w: tentative write with unknown flags %#x", ErrLogCorrupt, flags)
+		return v, nil, fmt.Errorf("%w: tentative write with unknown flags %#x", ErrLogCorrupt, flags)
 	}
-	w := TentativeWrite{
-		TentativeVersion: TentativeVersion{
-			Dot:        d,
-			Base:       binary.BigEndian.Uint64(r[2:]),
-			Timestamp:  hlc.Timestamp(binary.BigEndian.Uint64(r[10:])),
-			Delete:     flags&tentativeFlagDelete != 0,
-			Hint:       flags&tentativeFlagHint != 0,
-			ValueBytes: int(binary.BigEndian.Uint32(r[18:])),
-		},
-		Key: r[tentativeWriteHeader:],
+	v = tentativeVersion{
+		dot:       d,
+		base:      binary.BigEndian.Uint64(r[2:]),
+		timestamp: hlc.Timestamp(binary.BigEndian.Uint64(r[10:])),
+		deletes:   flags&tentativeFlagDelete != 0,
+		hint:      flags&tentativeFlagHint != 0,
+		bytes:     int(binary.BigEndian.Uint32(r[18:])),
 	}
-	if err := w.check(); err != nil {
-		return TentativeWrite{}, fmt.Errorf("%w: %w", ErrLogCorrupt, err)
+	key = r[tentativeWriteHeader:]
+	if err := v.check(len(key)); err != nil {
+		return v, nil, fmt.Errorf("%w: %w", ErrLogCorrupt, err)
 	}
-	return w, nil
+	return v, key, nil
 }
 
 // decodeTentativeValue reads the record of a value that has size bytes. The

@@ -30,10 +30,10 @@ func mustTentative(t testing.TB, l *Log, p partition.ID) *TentativeLog {
 // remote is a write that the node named has accepted.
 func remote(node string, sequence, base uint64, at hlc.Timestamp, key, value string) TentativeWrite {
 	return TentativeWrite{
-		TentativeVersion: TentativeVersion{
-			Dot: Dot{Node: partition.NodeID(node), Incarnation: 7, Sequence: sequence}, Base: base, Timestamp: at, ValueBytes: len(value),
+		Tentative: Tentative{
+			Dot: Dot{Node: partition.NodeID(node), Incarnation: 7, Sequence: sequence}, Base: base, Timestamp: at,
+			Key: []byte(key), Bytes: []byte(value),
 		},
-		Key: []byte(key), Value: []byte(value),
 	}
 }
 
@@ -46,10 +46,12 @@ func dotsIn(writes ...TentativeWrite) []Dot {
 }
 
 // mustBatch gives all that is undecided.
-func mustBatch(t testing.TB, tl *TentativeLog) []TentativeWrite {
+func mustBatch(t fataler, tl *TentativeLog) []TentativeWrite {
 	t.Helper()
 	got, err := tl.Batch(Dot{}, TentativeLimit{Count: 1 << 20, Bytes: 1 << 30})
-	mustDo(t, err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return got
 }
 
@@ -64,7 +66,7 @@ func checkHeld(t testing.TB, tl *TentativeLog, want ...TentativeWrite) {
 }
 
 func sameWrite(a, b TentativeWrite) bool {
-	return a.TentativeVersion == b.TentativeVersion && bytes.Equal(a.Key, b.Key) && bytes.Equal(a.Value, b.Value)
+	return a.version() == b.version() && bytes.Equal(a.Key, b.Key) && bytes.Equal(a.Bytes, b.Bytes)
 }
 
 // checkIndexEqualsDisk reads all records of the partition, and compares them
@@ -76,7 +78,7 @@ func checkIndexEqualsDisk(t testing.TB, tl *TentativeLog) {
 	})
 	mustDo(t, err)
 	defer func() { mustDo(t, it.Close()) }()
-	writes, values := map[Dot]TentativeVersion{}, map[Dot]int{}
+	writes, values := map[Dot]tentativeVersion{}, map[Dot]int{}
 	var disk int64
 	var heard, fate uint64
 	for it.First(); it.Valid(); it.Next() {
@@ -89,11 +91,10 @@ func checkIndexEqualsDisk(t testing.TB, tl *TentativeLog) {
 			fate, err = decodeTentativeIndex(it.Value())
 		case tentativeKindWrite:
 			disk += int64(len(it.Key()) + len(it.Value()))
-			var w TentativeWrite
-			w, err = decodeTentativeWrite(d, it.Value())
-			writes[d] = w.TentativeVersion
-			if i, ok := tl.index.find(d); ok && i.of.key != string(w.Key) {
-				t.Errorf("%v is of key %q on disk, %q in memory", d, w.Key, i.of.key)
+			var key []byte
+			writes[d], key, err = decodeTentativeWrite(d, it.Value())
+			if i, ok := tl.index.find(d); ok && i.of.key != string(key) {
+				t.Errorf("%v is of key %q on disk, %q in memory", d, key, i.of.key)
 			}
 		case tentativeKindValue:
 			disk += int64(len(it.Key()) + len(it.Value()))
@@ -105,8 +106,8 @@ func checkIndexEqualsDisk(t testing.TB, tl *TentativeLog) {
 		t.Errorf("heard %d and fate floor %d on disk, %d and %d in memory", heard, fate, tl.heardSaved, tl.fateFloor)
 	}
 	for d, v := range writes {
-		if n := values[d]; n != v.ValueBytes {
-			t.Errorf("%v has a value of %d bytes on disk, its record says %d", d, n, v.ValueBytes)
+		if n := values[d]; n != v.bytes {
+			t.Errorf("%v has a value of %d bytes on disk, its record says %d", d, n, v.bytes)
 		}
 		delete(values, d)
 		i, ok := tl.index.find(d)
@@ -114,7 +115,7 @@ func checkIndexEqualsDisk(t testing.TB, tl *TentativeLog) {
 		if ok == settled {
 			t.Errorf("%v on disk: held %v, settled %v in memory", d, ok, settled)
 		}
-		if ok && i.TentativeVersion != v || settled && s.version != v {
+		if ok && i.tentativeVersion != v || settled && s.version != v {
 			t.Errorf("%v differs", d)
 		}
 	}
@@ -191,8 +192,8 @@ func TestTentativeAppendTwiceStoresOnce(t *testing.T) {
 		"base":      func(w *TentativeWrite) { w.Base++ },
 		"timestamp": func(w *TentativeWrite) { w.Timestamp++ },
 		"key":       func(w *TentativeWrite) { w.Key = []byte("l") },
-		"value":     func(w *TentativeWrite) { w.Value = []byte("longer") },
-		"kind":      func(w *TentativeWrite) { w.Delete, w.Value = true, nil },
+		"value":     func(w *TentativeWrite) { w.Bytes = []byte("longer") },
+		"kind":      func(w *TentativeWrite) { w.Delete, w.Bytes = true, nil },
 	} {
 		other := b
 		change(&other)
@@ -215,12 +216,11 @@ func TestTentativeAppendRefusesWhatNoNodeAccepts(t *testing.T) {
 	for name, change := range map[string]func(*TentativeWrite){
 		"no node":            func(w *TentativeWrite) { w.Dot.Node = "" },
 		"a long node id":     func(w *TentativeWrite) { w.Dot.Node = partition.NodeID(strings.Repeat("n", 256)) },
-		"no incarnation":     func(w *TentativeWrite) { w.Dot.Incarnation = 0 },
 		"no sequence number": func(w *TentativeWrite) { w.Dot.Sequence = 0 },
 		"an endless base":    func(w *TentativeWrite) { w.Base = 1<<64 - 1 },
 		"no key":             func(w *TentativeWrite) { w.Key = nil },
 		"a long key":         func(w *TentativeWrite) { w.Key = make([]byte, MaxKeyBytes+1) },
-		"a long value":       func(w *TentativeWrite) { w.Value = make([]byte, MaxValueBytes+1) },
+		"a long value":       func(w *TentativeWrite) { w.Bytes = make([]byte, MaxValueBytes+1) },
 		"a delete's value":   func(w *TentativeWrite) { w.Delete = true },
 	} {
 		bad := good
@@ -251,7 +251,7 @@ func TestTentativeCandidatesAreThoseThatMayWin(t *testing.T) {
 	other := remote("n2-bbbb", 3, 1, 1, "k2", "")
 	mustDo(t, tl.Append([]TentativeWrite{dominated, stale, tied, informed, other}))
 	got := tl.Candidates([]byte("k"))
-	if !slices.Equal(got, []TentativeVersion{stale.TentativeVersion, informed.TentativeVersion}) {
+	if !sameDots(got, stale, informed) {
 		t.Errorf("%+v", got)
 	}
 	if got := tl.Newest([]byte("k")); got != 90 {
@@ -261,7 +261,7 @@ func TestTentativeCandidatesAreThoseThatMayWin(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	tl.Settle(dotsIn(stale, informed), 21)
-	if got := tl.Candidates([]byte("k")); !slices.Equal(got, []TentativeVersion{tied.TentativeVersion}) {
+	if got := tl.Candidates([]byte("k")); !sameDots(got, tied) {
 		t.Errorf("%+v", got)
 	}
 	if _, err := tl.Read(stale.Dot); !errors.Is(err, ErrLogNotFound) {
@@ -271,6 +271,10 @@ func TestTentativeCandidatesAreThoseThatMayWin(t *testing.T) {
 	if err != nil || !sameWrite(w, tied) {
 		t.Errorf("%+v, %v", w, err)
 	}
+}
+
+func sameDots(got []Tentative, want ...TentativeWrite) bool {
+	return slices.EqualFunc(got, want, func(a Tentative, b TentativeWrite) bool { return a.Dot == b.Dot && a.Base == b.Base })
 }
 
 func TestTentativeScanIsInKeyOrder(t *testing.T) {
@@ -334,7 +338,7 @@ func TestTentativeBatchGoesOnBehindADot(t *testing.T) {
 			}
 			size := 0
 			for _, w := range batch {
-				size += len(w.Key) + len(w.Value)
+				size += len(w.Key) + len(w.Bytes)
 			}
 			if len(batch) > limit.Count || len(batch) > 1 && size > limit.Bytes {
 				t.Fatalf("%d writes of %d bytes under %+v", len(batch), size, limit)
@@ -356,6 +360,32 @@ func TestTentativeBatchGoesOnBehindADot(t *testing.T) {
 	if held := tl.Held(has); len(held) != len(all)-2 {
 		t.Errorf("%d held", len(held))
 	}
+	if got := tl.Summary(); got.Len() != uint64(len(all)) || !got.Has(lacks[0].Dot) || got.Has(Dot{"n2-bbbb", 7, 2}) {
+		t.Errorf("summary of %d: %d dots", len(all), got.Len())
+	}
+	within := func(limit TentativeLimit, ranges ...DotRange) (found []uint64) {
+		writes, err := tl.Within(ranges, limit)
+		mustDo(t, err)
+		for _, w := range writes {
+			found = append(found, w.Dot.Sequence)
+		}
+		return found
+	}
+	a, b, no := DotRange{"n2-bbbb", 7, 1, 5}, DotRange{"n3-cccc", 7, 2499, 9999}, DotRange{"n2-bbbb", 8, 1, 9}
+	for _, c := range []struct {
+		limit TentativeLimit
+		want  []uint64
+	}{
+		{TentativeLimit{Count: 10, Bytes: 1000}, []uint64{2500, 1, 3, 5}},
+		{TentativeLimit{Count: 2, Bytes: 1000}, []uint64{2500, 1}},
+		{TentativeLimit{Count: 1, Bytes: 1000}, []uint64{2500}},
+		{TentativeLimit{Count: 10, Bytes: 40}, []uint64{2500, 1, 3}},
+		{TentativeLimit{Count: 10, Bytes: 1}, []uint64{2500}},
+	} {
+		if got := within(c.limit, no, b, DotRange{}, a); !slices.Equal(got, c.want) {
+			t.Errorf("%+v: %v, want %v", c.limit, got, c.want)
+		}
+	}
 }
 
 func TestTentativeLogIsFullBeforeAnythingIsStored(t *testing.T) {
@@ -363,7 +393,7 @@ func TestTentativeLogIsFullBeforeAnythingIsStored(t *testing.T) {
 	l := openTestLog(t, fs)
 	tl, beside := mustTentative(t, l, testPartition), mustTentative(t, l, testPartition+1)
 	a := remote("n2-bbbb", 1, 5, 10, "k", strings.Repeat("v", 1000))
-	l.LimitTentative(TentativeLimits{DiskBytes: 2 * a.diskBytes()})
+	l.LimitTentative(TentativeLimits{DiskBytes: 2 * a.cost().disk})
 	mustDo(t, tl.Append([]TentativeWrite{a}))
 	b, c := a, a
 	b.Dot.Sequence, c.Dot.Sequence = 2, 3
@@ -386,7 +416,7 @@ func TestTentativeLogIsFullBeforeAnythingIsStored(t *testing.T) {
 	l = openTestLog(t, fs)
 	defer func() { mustDo(t, l.Close()) }()
 	tl, beside = mustTentative(t, l, testPartition), mustTentative(t, l, testPartition+1)
-	l.LimitTentative(TentativeLimits{DiskBytes: 2 * a.diskBytes()})
+	l.LimitTentative(TentativeLimits{DiskBytes: 2 * a.cost().disk})
 	if use := l.TentativeUse(); use.DiskBytes != use.Limits.DiskBytes {
 		t.Errorf("%+v", use)
 	}
@@ -444,7 +474,7 @@ func TestTentativeUndecidedBase(t *testing.T) {
 	draft := tl.NextDot(0)
 	tl.Hear(50)
 	report(40) // not stored yet, but on its way
-	w := TentativeWrite{TentativeVersion: TentativeVersion{Dot: draft.Dot, Base: draft.Base, Timestamp: 1}, Key: []byte("k")}
+	w := TentativeWrite{Tentative: Tentative{Dot: draft.Dot, Base: draft.Base, Timestamp: 1, Key: []byte("k")}}
 	mustDo(t, tl.Append([]TentativeWrite{w}))
 	draft.Done()
 	draft.Done()
@@ -547,8 +577,7 @@ func TestTentativeHandOver(t *testing.T) {
 func TestTentativeNewerFormatAndCorruption(t *testing.T) {
 	d := Dot{"n2-bbbb", 7, 1}
 	good := remote("n2-bbbb", 1, 5, 10, "k", "v")
-	record := make([]byte, tentativeWriteHeader+1)
-	good.encodeInto(record)
+	record := recordOf(good)
 	for name, c := range map[string]struct {
 		key, value []byte
 		want       error
@@ -597,11 +626,16 @@ func TestTentativeAfterClose(t *testing.T) {
 	}
 }
 
+func recordOf(w TentativeWrite) []byte {
+	b := make([]byte, tentativeWriteHeader+len(w.Key))
+	v := w.version()
+	v.encodeInto(b, w.Key)
+	return b
+}
+
 func FuzzTentativeRecords(f *testing.F) {
-	for _, w := range []TentativeWrite{remote("n2-bbbb", 1, 5, 10, "k", "v"), {TentativeVersion: TentativeVersion{Delete: true, Hint: true}, Key: []byte("key")}} {
-		b := make([]byte, tentativeWriteHeader+len(w.Key))
-		w.encodeInto(b)
-		f.Add(b, tentativeDotKey(7, tentativeKindWrite, Dot{"n1", 2, 3}))
+	for _, w := range []TentativeWrite{remote("n2-bbbb", 1, 5, 10, "k", "v"), {Tentative: Tentative{Delete: true, Key: []byte("key")}, Hint: true}} {
+		f.Add(recordOf(w), tentativeDotKey(7, tentativeKindWrite, Dot{"n1", 2, 3}))
 	}
 	f.Add(appendTentativeIndex(nil, 9), tentativeKey(1, tentativeKindHeard, 0))
 	f.Add([]byte{2}, []byte{logSpaceTentative})
@@ -612,11 +646,11 @@ func FuzzTentativeRecords(f *testing.F) {
 				t.Fatalf("untyped: %v", err)
 			}
 		}
-		if w, err := decodeTentativeWrite(Dot{"n1", 1, 1}, record); err != nil {
+		if v, key, err := decodeTentativeWrite(Dot{"n1", 1, 1}, record); err != nil {
 			typed(err)
 		} else {
-			again := make([]byte, tentativeWriteHeader+len(w.Key))
-			if w.encodeInto(again); !bytes.Equal(again, record) {
+			again := make([]byte, tentativeWriteHeader+len(key))
+			if v.encodeInto(again, key); !bytes.Equal(again, record) {
 				t.Fatalf("%x decodes and encodes to %x", record, again)
 			}
 		}
