@@ -139,19 +139,25 @@ func (t *TentativeLog) submit(op *tentativeOp) error {
 	}
 	t.writing = true
 	ops := t.take()
-	heard, fate := max(t.heard.Load(), t.heardSaved), t.fateFloor
+	heard, fate, durability := t.heardSaved, t.fateFloor, pebble.NoSync
+	again := false // the fate floor may be in memory only, and is asked to be durable
 	for _, o := range ops {
 		fate = max(fate, o.fate)
+		if o.sync {
+			durability = pebble.Sync
+			heard = max(heard, t.heard.Load())
+			again = again || o.fate > 0
+		}
 	}
 	raised := tentativeIndexes{}
-	if heard > t.heardSaved {
+	if heard > t.heardSaved { // with a sync only: heardSaved is what a report may rest on
 		raised[tentativeKindHeard] = heard
 	}
-	if fate > t.fateFloor {
+	if fate > t.fateFloor || again {
 		raised[tentativeKindFate] = fate
 	}
 	t.mu.Unlock()
-	err := t.write(ops, raised)
+	err := t.write(ops, raised, durability)
 	t.mu.Lock()
 	if err == nil {
 		t.heardSaved, t.fateFloor = heard, fate
@@ -193,14 +199,10 @@ func (t *TentativeLog) take() []*tentativeOp {
 // tentativeIndexes are the index records to write, by kind.
 type tentativeIndexes map[byte]uint64
 
-func (t *TentativeLog) write(ops []*tentativeOp, raised tentativeIndexes) error {
+func (t *TentativeLog) write(ops []*tentativeOp, raised tentativeIndexes, o *pebble.WriteOptions) error {
 	size := int64(0)
-	durability := pebble.NoSync
 	for _, o := range ops {
 		size += o.cost.disk + int64(len(o.add)*32+len(o.erase)*80)
-		if o.sync {
-			durability = pebble.Sync
-		}
 	}
 	b := t.log.db.NewBatchWithSize(int(size) + 64)
 	if err := t.encode(b, ops, raised); err != nil {
@@ -209,7 +211,7 @@ func (t *TentativeLog) write(ops []*tentativeOp, raised tentativeIndexes) error 
 	if b.Empty() { // what its callers wait for was written before
 		return b.Close()
 	}
-	return t.log.commit(b, durability)
+	return t.log.commit(b, o)
 }
 
 func (t *TentativeLog) encode(b *pebble.Batch, ops []*tentativeOp, raised tentativeIndexes) error {
@@ -279,5 +281,5 @@ func (t *TentativeLog) saveHeard() error {
 	if heard <= t.heardSaved {
 		return nil
 	}
-	return t.write([]*tentativeOp{{sync: true}}, tentativeIndexes{tentativeKindHeard: heard})
+	return t.write(nil, tentativeIndexes{tentativeKindHeard: heard}, pebble.Sync)
 }

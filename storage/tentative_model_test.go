@@ -96,7 +96,7 @@ func TestTentativeAgainstModel(t *testing.T) {
 		index := uint64(40) // bases are at most this
 		for step := range rapid.IntRange(1, 30).Draw(rt, "steps") {
 			index++
-			switch op := rapid.IntRange(0, 9).Draw(rt, "op"); op {
+			switch rapid.IntRange(0, 9).Draw(rt, "op") {
 			case 0, 1, 2:
 				var add []TentativeWrite
 				fresh := false

@@ -574,6 +574,25 @@ func TestTentativeHandOver(t *testing.T) {
 	checkHeld(t, tl, b)
 }
 
+// TestTentativeHandOverIsDurable: also where it finds nothing to do, but what
+// it relies on was written without a sync.
+func TestTentativeHandOverIsDurable(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	l := openTestLog(t, fs)
+	tl := mustTentative(t, l, testPartition)
+	a := remote("n2-bbbb", 1, 5, 10, "k", "v")
+	mustDo(t, tl.Append([]TentativeWrite{a}))
+	mustDo(t, tl.Forget(dotsIn(a), 30))
+	mustDo(t, tl.HandOver(25))
+	crashed := openTestLog(t, fs.CrashClone(vfs.CrashCloneCfg{}))
+	tl = mustTentative(t, crashed, testPartition)
+	if got := tl.FateFloor(); got != 30 {
+		t.Errorf("floor %d", got)
+	}
+	checkHeld(t, tl)
+	mustDo(t, errors.Join(crashed.Close(), l.Close()))
+}
+
 func TestTentativeNewerFormatAndCorruption(t *testing.T) {
 	d := Dot{"n2-bbbb", 7, 1}
 	good := remote("n2-bbbb", 1, 5, 10, "k", "v")
