@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,7 +24,7 @@ import (
 func TestTentativeConcurrentAppendsSurvive(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	l := openTestLog(t, fs)
-	const callers, cuts = 8, 12
+	const callers, cuts = 8, 6
 	logs := []*TentativeLog{mustTentative(t, l, testPartition), mustTentative(t, l, testPartition+1)}
 	value := strings.Repeat("v", 300)
 	write := func(caller int, n uint64) TentativeWrite {
@@ -80,7 +81,7 @@ func TestTentativeConcurrentAppendsSurvive(t *testing.T) {
 		}
 	})
 	for cut := range cuts {
-		for range 40 {
+		for range 25 {
 			<-progress
 		}
 		var want, gone [callers]uint64
@@ -224,7 +225,7 @@ func TestTentativeReadersMissNothing(t *testing.T) {
 	tl := mustTentative(t, l, testPartition)
 	var applied, accepted atomic.Uint64 // the state: the highest timestamp promoted
 	var running sync.WaitGroup
-	const writes = 600
+	const writes = 300
 	running.Go(func() {
 		for n := uint64(1); n <= writes; n++ {
 			w := remote("n2-bbbb", n, n, hlc.Timestamp(n), "k", fmt.Sprint(n))
@@ -256,6 +257,7 @@ func TestTentativeReadersMissNothing(t *testing.T) {
 					return
 				}
 				seen = found
+				runtime.Gosched() // the writer is to get its turn, too
 			}
 		})
 	}

@@ -3,6 +3,7 @@ package storage
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -41,8 +42,8 @@ type TentativeLimit struct {
 
 // Candidates are those writes of key held here that may win under some
 // committed state, each with a higher base and a lower timestamp than the one
-// before it; nil if there is none. They have no Bytes: [TentativeLog.Read] gives
-// those of the one that wins. Against any state [Winner] finds the same one
+// before it; nil if there is none. Their Key is the one given. They have no
+// Bytes: [TentativeLog.Read] gives those of the one that wins. Against any state [Winner] finds the same one
 // among the candidates as among all writes of the key.
 //
 // They are asked for before the state is read, see [TentativeLog]. As a rule
@@ -181,7 +182,7 @@ func (t *TentativeLog) collect(c *tentativeCollected, walk tentativeWalk) error 
 	defer t.log.leave()
 	for more := true; more; {
 		var items []*tentativeItem
-		items, more = t.walk(&walk, c.limit.Count-len(c.found))
+		items, more = t.walk(&walk, c.limit.Count-len(c.found), c.limit.Bytes-c.bytes)
 		for _, i := range items {
 			size := len(i.of.key) + i.bytes
 			if c.full = len(c.found) > 0 && c.bytes+size > c.limit.Bytes; c.full {
@@ -209,7 +210,7 @@ func (t *TentativeLog) Held(in func(Dot) bool) []Dot {
 	walk := tentativeWalk{want: in}
 	for more := true; more; {
 		var items []*tentativeItem
-		items, more = t.walk(&walk, tentativeWalkSteps)
+		items, more = t.walk(&walk, tentativeWalkSteps, math.MaxInt)
 		for _, i := range items {
 			found = append(found, i.dot)
 		}
@@ -233,7 +234,7 @@ func (t *TentativeLog) Summary() *DotSet {
 	walk := tentativeWalk{}
 	for more := true; more; {
 		var items []*tentativeItem
-		items, more = t.walk(&walk, tentativeWalkSteps)
+		items, more = t.walk(&walk, tentativeWalkSteps, math.MaxInt)
 		for _, i := range items {
 			if i.dot.Sequence == r.Last+1 && i.dot.Incarnation == r.Incarnation && i.dot.Node == r.Node {
 				r.Last++
@@ -255,8 +256,9 @@ type tentativeWalk struct {
 	want  func(Dot) bool // nil for all
 }
 
-// walk takes a step: it gives at most room writes, and says whether to go on.
-func (t *TentativeLog) walk(walk *tentativeWalk, room int) (found []*tentativeItem, more bool) {
+// walk takes a step: it gives at most room writes, the last of which may be the
+// first that does not fit into so many bytes, and says whether to go on.
+func (t *TentativeLog) walk(walk *tentativeWalk, room, bytes int) (found []*tentativeItem, more bool) {
 	if room <= 0 {
 		return nil, false
 	}
@@ -270,13 +272,14 @@ func (t *TentativeLog) walk(walk *tentativeWalk, room int) (found []*tentativeIt
 		if !walk.end.IsZero() && i.dot.Compare(walk.end) > 0 {
 			return found, false
 		}
-		if len(found) == room || seen == tentativeWalkSteps {
+		if len(found) == room || len(found) > 0 && bytes < 0 || seen == tentativeWalkSteps {
 			return found, true
 		}
 		seen++
 		walk.after = i.dot
 		if walk.want == nil || walk.want(i.dot) {
 			found = append(found, i)
+			bytes -= len(i.of.key) + i.bytes
 		}
 	}
 	return found, false
