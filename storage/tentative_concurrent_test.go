@@ -188,7 +188,7 @@ func TestTentativeFailureReachesAllWhoWait(t *testing.T) {
 	for c := range callers {
 		running.Go(func() {
 			for n := uint64(1); ; n++ {
-				w := remote(fmt.Sprint("n", c), n, 1, 1, "k", strings.Repeat("v", 8<<10))
+				w := remote(fmt.Sprint("n", c), n, 1, 1, "k", "v")
 				err := tl.Append([]TentativeWrite{w})
 				if n == 3 {
 					begun.Done()
