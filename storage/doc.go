@@ -1,6 +1,6 @@
 // Package storage keeps what a node has on disk: the state database (the
 // applied keyspace of every replica on the node) and the log database (Raft
-// logs and stable values), their encodings, and which of two versions wins.
+// logs, stable values, tentative writes), their encodings, and which of two versions wins.
 // Its one outside dependency is Pebble.
 //
 // # The state database

@@ -86,6 +86,8 @@ type Log struct {
 
 	mu       sync.Mutex
 	replicas map[Replica]*ReplicaLog
+
+	tentative tentativeLogs
 }
 
 // OpenLog opens or makes the database in o.Dir.
@@ -248,7 +250,11 @@ func (l *Log) Close() error {
 	if err := l.Failure(); err != nil {
 		return err // its insides hang, see logFreezeFS
 	}
-	return errors.Join(l.db.Close(), l.health.Close())
+	saved := l.tentative.close()
+	if err := l.Failure(); err != nil {
+		return err
+	}
+	return errors.Join(saved, l.db.Close(), l.health.Close())
 }
 
 // Failure is why the database failed, or nil.

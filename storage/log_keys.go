@@ -14,7 +14,13 @@ import (
 //	10 group:4 generation:4 01                  this replica was bootstrapped
 //	10 group:4 generation:4 02 name             a stable value
 //	10 group:4 generation:4 03 index:8          a log entry
-//	20 ...                                      kept free for the tentative logs
+//	20 partition:4 01                           the highest index heard of
+//	20 partition:4 02                           the fate floor
+//	20 partition:4 03 dot                       a tentative write without its value
+//	20 partition:4 04 dot                       a tentative write's value
+//
+// where a dot is len(node):1 node incarnation:8 sequence:8. Tentative writes
+// belong to the partition, not to a replica: they outlive every generation.
 //
 // The marks of destroyed generations stand outside the replicas' ranges: they
 // outlive the one deletion that removes a replica, and are written in the same
@@ -23,6 +29,7 @@ const (
 	logSpaceNode      = 0x01
 	logSpaceDestroyed = 0x02
 	logSpaceReplica   = 0x10
+	logSpaceTentative = 0x20
 
 	logKindBootstrapped = 0x01
 	logKindValue        = 0x02
