@@ -92,7 +92,8 @@ func (t *TentativeLog) admit(op *tentativeOp, writes []TentativeWrite) (wait boo
 	var fresh map[Dot]*TentativeWrite
 	for n := range writes {
 		w := &writes[n]
-		held, key := w.version(), string(w.Key)
+		var held tentativeVersion
+		key := string(w.Key)
 		if i, ok := t.index.find(w.Dot); ok {
 			held, key = i.tentativeVersion, i.of.key
 		} else if s, ok := t.settled[w.Dot]; ok {

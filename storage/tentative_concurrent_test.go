@@ -188,7 +188,8 @@ func TestTentativeFailureReachesAllWhoWait(t *testing.T) {
 	for c := range callers {
 		running.Go(func() {
 			for n := uint64(1); ; n++ {
-				w := remote(fmt.Sprint("n", c), n, 1, 1, "k", "v")
+				// Large, so that memtables and WAL files change while the disk breaks.
+				w := remote(fmt.Sprint("n", c), n, 1, 1, "k", strings.Repeat("v", 8<<10))
 				err := tl.Append([]TentativeWrite{w})
 				if n == 3 {
 					begun.Done()
