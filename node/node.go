@@ -158,6 +158,9 @@ func (n *Node) openDisk() (err error) {
 		return fmt.Errorf("data directory %s: %w", n.config.DataDir, err)
 	}
 	n.onClose(n.identity.Close)
+	if err := n.identity.BindLabel(n.config.Cluster); err != nil {
+		return fmt.Errorf("--cluster: %w", err)
+	}
 	n.id = n.identity.NodeID()
 	n.clock = hlc.New(n.config.Now, n.config.MaxClockOffset)
 	if n.log, err = storage.OpenLog(storage.LogOptions{

@@ -115,6 +115,31 @@ func (id *Identity) Starts() uint64 { return id.current().Starts }
 // Created is when the node id was made, in UTC, by the machine's clock.
 func (id *Identity) Created() time.Time { return id.current().Created }
 
+// BindLabel says under which cluster name (the gossip label) the node runs. The
+// first one is kept, durably; another one later is ErrOtherCluster: the node
+// would find nobody of its cluster, and go on alone.
+func (id *Identity) BindLabel(label string) error {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	switch {
+	case id.closed:
+		return ErrClosed
+	case id.broken != nil:
+		return fmt.Errorf("identity in %s: an earlier write failed: %w", id.dir, id.broken)
+	case id.record.Label == label:
+		return nil
+	case id.record.Label != "":
+		return fmt.Errorf("%w: %s belongs to a cluster named %q, not %q", ErrOtherCluster, id.dir, id.record.Label, label)
+	}
+	next := id.record
+	next.Label = label
+	if err := id.write(next); err != nil {
+		id.broken = err
+		return fmt.Errorf("write identity in %s: %w", id.dir, err)
+	}
+	return nil
+}
+
 // SetCluster makes the node a member of that cluster for good; it is durable when
 // SetCluster returns. Setting the same again does nothing; another one is
 // ErrOtherCluster. After a failed write every later one fails too, until the

@@ -193,3 +193,34 @@ func FuzzDecodeRecord(f *testing.F) {
 		}
 	})
 }
+
+// A node keeps the name of its cluster: under another one it would go on alone.
+func TestLabelIsKept(t *testing.T) {
+	fsys := vfs.NewMem()
+	id, err := Open(fsys, "data", "n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := id.BindLabel("capstan"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := id.SetCluster("c-1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := id.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(fsys, "data", "n1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if err := again.BindLabel("another"); !errors.Is(err, ErrOtherCluster) {
+		t.Errorf("another name: %v", err)
+	}
+	if err := again.BindLabel("capstan"); err != nil || again.ClusterID() != "c-1" {
+		t.Errorf("its own name: %v, cluster %s", err, again.ClusterID())
+	}
+}

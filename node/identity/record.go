@@ -42,6 +42,7 @@ type record struct {
 	Format  int              `json:"format"`
 	NodeID  partition.NodeID `json:"node_id"`
 	Cluster string           `json:"cluster_id"`
+	Label   string           `json:"cluster_name,omitempty"`
 	Starts  uint64           `json:"starts"`
 	Created time.Time        `json:"created"`
 }
