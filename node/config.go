@@ -60,7 +60,8 @@ type Config struct {
 	// twins here. Default: the machine's own.
 	FS      vfs.FS
 	Network Network
-	// Now is the wall clock of the hybrid logical clock, and of nothing else.
+	// Now is the wall clock of the hybrid logical clock; besides, it dates the
+	// founding of a cluster, for people.
 	// Default time.Now.
 	Now func() time.Time
 }

@@ -2,11 +2,15 @@ package node
 
 import (
 	"strconv"
+	"sync/atomic"
 
 	"github.com/capstan-kv/capstan/node/metrics"
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
 )
+
+// trouble counts what a database told of, since the node was opened.
+type trouble struct{ stalls, slow atomic.Uint64 }
 
 // figures is the node as one scrape of /metrics sees it.
 func (n *Node) figures() metrics.Snapshot {
@@ -27,11 +31,15 @@ func (n *Node) figures() metrics.Snapshot {
 		CacheBytes: state.CacheBytes, CacheHits: state.CacheHits, CacheMisses: state.CacheMisses,
 		Compactions: state.Compactions, Flushes: state.Flushes, CompactionDebt: state.CompactionDebtBytes,
 		WALBytes: state.WALBytesWritten, ReadAmplification: int64(state.ReadAmplification), TableFileCount: state.TableFiles,
+		L0Files: state.L0Files, StallsTotal: n.stateTrouble.stalls.Load(), DiskSlowsTotal: n.stateTrouble.slow.Load(),
 	})
 	if log, err := n.log.Metrics(); err == nil {
 		out.Databases = append(out.Databases, metrics.Database{
 			Name: "log", DiskBytes: log.DiskBytes, MemTableBytes: log.MemTableBytes,
 			Compactions: log.Compactions, Flushes: log.Flushes, WALBytes: log.WALBytesWritten, L0Files: log.L0Files,
+			CacheBytes: log.CacheBytes, CacheHits: log.CacheHits, CacheMisses: log.CacheMisses, CompactionDebt: log.CompactionDebtBytes,
+			ReadAmplification: int64(log.ReadAmplification), TableFileCount: log.TableFiles,
+			StallsTotal: n.logTrouble.stalls.Load(), DiskSlowsTotal: n.logTrouble.slow.Load(),
 		})
 	}
 	ring := n.ring()

@@ -41,10 +41,13 @@ type Node struct {
 	incarnation uint64
 	addresses   addresses
 
-	identity  *identity.Identity
-	log       *storage.Log
-	state     *storage.State
-	clock     *hlc.Clock
+	identity *identity.Identity
+	log      *storage.Log
+	state    *storage.State
+	clock    *hlc.Clock
+
+	logTrouble, stateTrouble trouble
+
 	transport *transport.Transport
 	host      *replication.Host
 	members   *membership.Membership
@@ -186,15 +189,27 @@ func (n *Node) openDisk() (err error) {
 
 func (n *Node) onLogEvent(e storage.LogEvent) {
 	n.journal.logDatabase(e)
-	if failed, ok := e.(storage.LogFailed); ok {
-		n.fail(fmt.Errorf("log database: %w", failed.Err))
+	switch e := e.(type) {
+	case storage.LogWriteStall:
+		if !e.Ended {
+			n.logTrouble.stalls.Add(1)
+		}
+	case storage.LogDiskSlow:
+		n.logTrouble.slow.Add(1)
+	case storage.LogFailed:
+		n.fail(fmt.Errorf("log database: %w", e.Err))
 	}
 }
 
 func (n *Node) onStateEvent(e storage.Event) {
 	n.journal.state(e)
-	if fatal, ok := e.(storage.EventFatal); ok {
-		n.fail(fmt.Errorf("%s database: %w", fatal.Database, fatal.Err))
+	switch e := e.(type) {
+	case storage.EventWriteStallBegin:
+		n.stateTrouble.stalls.Add(1)
+	case storage.EventDiskSlow:
+		n.stateTrouble.slow.Add(1)
+	case storage.EventFatal:
+		n.fail(fmt.Errorf("%s database: %w", e.Database, e.Err))
 	}
 }
 

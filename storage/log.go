@@ -415,7 +415,10 @@ type LogMetrics struct {
 	DiskBytes, WALBytes, MemTableBytes uint64
 	WALBytesWritten                    uint64 // since it was opened
 	Flushes, Compactions               int64
-	L0Files                            int64
+	L0Files, TableFiles                int64
+	CacheBytes, CacheHits, CacheMisses int64
+	CompactionDebtBytes                uint64
+	ReadAmplification                  int
 }
 
 // Metrics reads the figures.
@@ -429,6 +432,8 @@ func (l *Log) Metrics() (LogMetrics, error) {
 		DiskBytes: m.DiskSpaceUsage(), WALBytes: m.WAL.Size, MemTableBytes: m.MemTable.Size,
 		WALBytesWritten: m.WAL.BytesWritten,
 		Flushes:         m.Flush.Count, Compactions: m.Compact.Count, L0Files: m.Levels[0].TablesCount,
+		TableFiles: m.Total().TablesCount, CacheBytes: m.BlockCache.Size, CacheHits: m.BlockCache.Hits, CacheMisses: m.BlockCache.Misses,
+		CompactionDebtBytes: m.Compact.EstimatedDebt, ReadAmplification: m.ReadAmp(),
 	}, nil
 }
 

@@ -22,6 +22,7 @@ type StateMetrics struct {
 	WALBytesIn          uint64 // as written by the database's callers
 	WALBytesWritten     uint64 // as written to disk
 	ReadAmplification   int
+	L0Files             int64
 	Views               int // pinned, with Pebble's own
 }
 
@@ -52,6 +53,7 @@ func (s *State) Metrics() StateMetrics {
 		WALBytesIn:          m.WAL.BytesIn,
 		WALBytesWritten:     m.WAL.BytesWritten,
 		ReadAmplification:   m.ReadAmp(),
+		L0Files:             m.Levels[0].TablesCount,
 		Views:               m.Snapshots.Count,
 	}
 }

@@ -113,6 +113,8 @@ func TestFailures(t *testing.T) {
 			[]string{"put", "", "v"}, "error: invalid_argument: key is empty\n  not applied: nothing was written\n", 2},
 		{"leader changed", failure(connect.CodeAborted, "the leader changed", &capstanv1.ErrorInfo{Reason: capstanv1.Reason_REASON_LEADER_CHANGED, Outcome: unknown}),
 			[]string{"delete", "k"}, "error: aborted: the leader changed\n  outcome unknown: it may have been written, or may yet be\n  try: read the key before writing again\n", 4},
+		{"an order", failure(connect.CodeAborted, "the leader changed", &capstanv1.ErrorInfo{Reason: capstanv1.Reason_REASON_LEADER_CHANGED, Outcome: unknown}),
+			[]string{"leader", "transfer", "9", "n2"}, "error: aborted: the leader changed\n  outcome unknown: it may have been done, or may yet be\n  try: capstan status shows what became of it\n", 4},
 		{"json", failure(connect.CodeAborted, "the leader changed", &capstanv1.ErrorInfo{Reason: capstanv1.Reason_REASON_LEADER_CHANGED, Outcome: unknown}),
 			[]string{"delete", "-o", "json", "k"}, `{"code":"aborted","message":"the leader changed","info":{"reason":"REASON_LEADER_CHANGED","outcome":"OUTCOME_UNKNOWN","leader":"","reachable":0,"needed":0,"receipt":"","session":""}}` + "\n", 4},
 	}

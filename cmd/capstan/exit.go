@@ -121,11 +121,19 @@ func statusOf(e *client.Error) int {
 // did.
 var readOps = map[string]bool{"get": true, "scan": true, "status": true, "locate": true, "refresh": true}
 
+// orderOps are the calls that change the cluster and write no key.
+var orderOps = map[string]bool{"transfer leadership": true, "drain node": true, "remove node": true}
+
 func printRemoteError(w io.Writer, e *client.Error) {
 	fmt.Fprintf(w, "error: %s: %s\n", e.Code, e.Message)
 	try := e.Try
 	switch {
 	case readOps[e.Op]:
+	case orderOps[e.Op] && client.IsOutcomeUnknown(e):
+		fmt.Fprintln(w, "  outcome unknown: it may have been done, or may yet be")
+		try = "capstan status shows what became of it"
+	case orderOps[e.Op]:
+		fmt.Fprintln(w, "  not applied: nothing was changed")
 	case client.IsOutcomeUnknown(e):
 		fmt.Fprintln(w, "  outcome unknown: it may have been written, or may yet be")
 		if try == "" {
