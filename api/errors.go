@@ -143,6 +143,8 @@ func operationFailure(e *replication.Error, write bool, address func(partition.N
 		Current:   protoVersion(e.Current),
 		Reachable: count(e.Reachable),
 		Needed:    count(e.Needed),
+		Receipt:   e.Receipt,
+		Session:   e.Session,
 	}
 	switch e.Outcome {
 	case replication.NotApplied:

@@ -68,12 +68,15 @@ type hopError struct {
 	Current   *storage.Version `json:",omitempty"`
 	Reachable int              `json:",omitempty"`
 	Needed    int              `json:",omitempty"`
+	Receipt   string           `json:",omitempty"`
+	Session   string           `json:",omitempty"`
 }
 
 func encodeHopError(e *replication.Error) []byte {
 	data, err := json.Marshal(hopError{
 		Reason: e.Reason, Outcome: e.Outcome, Message: e.Error(), Try: e.Try, NotLeader: e.NotLeader,
 		Leader: e.Leader, Current: e.Current, Reachable: e.Reachable, Needed: e.Needed,
+		Receipt: e.Receipt, Session: e.Session,
 	})
 	if err != nil {
 		panic(fmt.Sprintf("node: a struct of plain fields does not encode: %v", err))
@@ -94,5 +97,6 @@ func decodeHopError(data []byte) (*replication.Error, error) {
 	return &replication.Error{
 		Reason: e.Reason, Outcome: e.Outcome, Message: e.Message, Try: e.Try, NotLeader: e.NotLeader,
 		Leader: e.Leader, Current: e.Current, Reachable: e.Reachable, Needed: e.Needed,
+		Receipt: e.Receipt, Session: e.Session,
 	}, nil
 }

@@ -56,8 +56,12 @@ type Error struct {
 	Leader partition.NodeID
 	// Current is the version that failed a condition; nil if the key is absent.
 	Current *storage.Version
-	// Reachable and Needed count replicas, where counting was the reason.
+	// Reachable and Needed count replicas, or nodes that hold an eventual
+	// write, where counting was the reason.
 	Reachable, Needed int
+	// Receipt asks the fate of an eventual write whose outcome is unknown, and
+	// Session is the token of a session that it belongs to; may be empty.
+	Receipt, Session string
 	// Err is the cause, for errors.Is and errors.As; may be nil.
 	Err error
 }

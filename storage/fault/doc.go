@@ -1,0 +1,50 @@
+// Package fault plants one known fault at a time into the product, so that a
+// test can show that the tests would catch it. It exists in builds with the tag
+// capstan_faults only; in any other build [On] is the constant false and the
+// planted code is not even compiled in.
+//
+// A planted fault stands where the right code stands, in one line:
+//
+//	if t.Base < floor && !fault.On(fault.FloorIgnored) {
+//
+// The environment variable CAPSTAN_FAULT names the fault of a process.
+package fault
+
+// Fault names one thing done wrong.
+type Fault string
+
+const (
+	// SkipBase judges an eventual write without asking what its node had heard of.
+	SkipBase Fault = "skip-base"
+	// IncumbentBase compares the base with the version that the key holds, not
+	// with its last linearizable write.
+	IncumbentBase Fault = "incumbent-base"
+	// ForgetDot leaves a promoted write out of the record of promoted dots.
+	ForgetDot Fault = "forget-dot"
+	// ReuseDot gives out a dot a second time after a restart.
+	ReuseDot Fault = "reuse-dot"
+	// ForgetEarly drops a tentative write once its promotion was answered, not
+	// once it was applied here.
+	ForgetEarly Fault = "forget-early"
+	// DropHint loses a write that came as a hint.
+	DropHint Fault = "drop-hint"
+	// SessionEarly answers a session's read before the state holds its past.
+	SessionEarly Fault = "session-early"
+	// TokenWithoutBase leaves the base of a tentative write out of the token.
+	TokenWithoutBase Fault = "token-without-base"
+	// TokenWithoutTimestamp leaves the highest timestamp out of the token.
+	TokenWithoutTimestamp Fault = "token-without-timestamp"
+	// PromoteTwice applies a promotion without asking whether it was applied before.
+	PromoteTwice Fault = "promote-twice"
+	// FarFuture lets a timestamp from elsewhere move the clock beyond its offset.
+	FarFuture Fault = "far-future"
+	// FloorIgnored collects tombstones without a floor: at once, and judges
+	// eventual writes as if there were none.
+	FloorIgnored Fault = "floor-ignored"
+)
+
+// All are the faults that can be planted.
+var All = []Fault{
+	SkipBase, IncumbentBase, ForgetDot, ReuseDot, ForgetEarly, DropHint, SessionEarly,
+	TokenWithoutBase, TokenWithoutTimestamp, PromoteTwice, FarFuture, FloorIgnored,
+}

@@ -1,0 +1,9 @@
+//go:build !capstan_faults
+
+package fault
+
+// Possible says that this build can do things wrong.
+const Possible = false
+
+// On reports whether this process does f wrong: never, in this build.
+func On(Fault) bool { return false }
