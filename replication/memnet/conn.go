@@ -266,7 +266,8 @@ func (d *deadline) setLocked(t time.Time) {
 	d.at = t
 	if !t.IsZero() {
 		if left := time.Until(t); left > 0 {
-			d.timer = time.AfterFunc(left, func() { d.wake.L.Lock(); defer d.wake.L.Unlock(); d.wake.Broadcast() })
+			wake := d.wake // of its own: the next deadline may be set meanwhile
+			d.timer = time.AfterFunc(left, func() { wake.L.Lock(); defer wake.L.Unlock(); wake.Broadcast() })
 		}
 	}
 	d.wake.Broadcast()
