@@ -66,8 +66,8 @@ func (t *Transport) welcome(conn net.Conn) (partition.NodeID, error) {
 		return from, fmt.Errorf("%w: malformed hello", ErrProtocol)
 	case g.hello.To != t.cfg.Self || from == t.cfg.Self:
 		return refuse(refusedPeer, fmt.Errorf("%w: this is %s, not %s", ErrWrongPeer, t.cfg.Self, g.hello.To))
-	case !t.allowed(from, t.cfg.Self) || !t.allowed(t.cfg.Self, from):
-		return from, fmt.Errorf("%w: cut", ErrUnreachable)
+	case t.cutFrom(from):
+		return from, fmt.Errorf("%w: %w", ErrUnreachable, ErrCut) // without a word, as a cable would
 	}
 	if t.cfg.Admit != nil {
 		if err := t.cfg.Admit(g.hello); err != nil {
@@ -101,8 +101,8 @@ func (t *Transport) dial(ctx context.Context, p *peer) (*link, string, error) {
 	if !ok {
 		return nil, "", fmt.Errorf("%w: no address of %s is known", ErrUnreachable, p.id)
 	}
-	if !t.allowed(t.cfg.Self, p.id) || !t.allowed(p.id, t.cfg.Self) {
-		return nil, addr, fmt.Errorf("%w: cut", ErrUnreachable)
+	if t.cutFrom(p.id) {
+		return nil, addr, fmt.Errorf("%w: %w", ErrUnreachable, ErrCut)
 	}
 	dialCtx, cancel := context.WithTimeout(ctx, dialTimeout)
 	conn, err := t.cfg.Dial(dialCtx, addr)

@@ -62,7 +62,9 @@ type Config struct {
 	// Admit judges the other side of every handshake; nil admits all.
 	Admit func(Hello) error
 	// Allow is a seam for deliberate cuts: false drops what goes from one node
-	// to the other, as a cut cable would. Nil allows all.
+	// to the other, as a cut cable would, and refuses new connections between
+	// them. It is asked for each frame. Nil allows all. Whoever changes what it
+	// answers may say so by [Transport.Sever] and [Transport.Reconnect].
 	Allow func(from, to partition.NodeID) bool
 	// Events hears of what happens; nil: nobody. It must not block.
 	Events func(Event)

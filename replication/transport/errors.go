@@ -23,6 +23,9 @@ var (
 	// ErrStalled is definite: the group must not show signs of life now.
 	ErrStalled = errors.New("the group is stalled")
 
+	// ErrCut: a deliberate cut lies between; see [Config.Allow]. It comes with
+	// ErrUnreachable, or with ErrLost for what was under way.
+	ErrCut = errors.New("cut off deliberately")
 	// ErrVersion: the other side speaks another protocol version.
 	ErrVersion = errors.New("peer speaks another protocol version")
 	// ErrNotAdmitted: the other side was judged and refused, or refused us.

@@ -200,6 +200,9 @@ func (p *peer) installLocked(l *link) {
 		old.fail(errReplaced)
 	}
 	p.t.cfg.Events(Connected{Peer: l.hello, Dialed: l.dialed})
+	if p.t.cutFrom(p.id) {
+		l.fail(ErrCut) // cut during the handshake: too late to be severed
+	}
 }
 
 // lost says that l has ended.
@@ -209,16 +212,24 @@ func (p *peer) lost(l *link, err error) {
 	}
 }
 
-func (p *peer) close() {
+// sever ends the connection and the dial under way. What is installed later
+// judges by itself.
+func (p *peer) sever(err error) {
 	p.mu.Lock()
-	p.closed = true
 	if p.dialing != nil {
 		p.dialing()
 	}
-	p.changeLocked()
 	l := p.link.Load()
 	p.mu.Unlock()
 	if l != nil {
-		l.fail(ErrClosed)
+		l.fail(err)
 	}
+}
+
+func (p *peer) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.changeLocked()
+	p.mu.Unlock()
+	p.sever(ErrClosed)
 }

@@ -127,6 +127,12 @@ func (t *Transport) allowed(from, to partition.NodeID) bool {
 	return t.cfg.Allow == nil || t.cfg.Allow(from, to)
 }
 
+// cutFrom tells whether a deliberate cut, of either direction, lies between
+// this node and another.
+func (t *Transport) cutFrom(node partition.NodeID) bool {
+	return !t.allowed(node, t.cfg.Self) || !t.allowed(t.cfg.Self, node)
+}
+
 // peer is the state of that peer, made if it is new; nil once closed.
 func (t *Transport) peer(node partition.NodeID) *peer {
 	t.mu.RLock()
@@ -187,6 +193,27 @@ func (t *Transport) Kick(node partition.NodeID) {
 	t.mu.RUnlock()
 	if p != nil {
 		p.kick()
+	}
+}
+
+// Sever ends the connection to node and the attempt to make one: Config.Allow
+// has begun to forbid it. Without it the connection falls silent, and is given
+// up after [DeadAfter].
+func (t *Transport) Sever(node partition.NodeID) {
+	t.mu.RLock()
+	p := t.peers[node]
+	t.mu.RUnlock()
+	if p != nil {
+		p.sever(ErrCut)
+	}
+}
+
+// Reconnect dials node now, whatever has failed before, and does not wait for
+// the outcome: Config.Allow permits it again.
+func (t *Transport) Reconnect(node partition.NodeID) {
+	if p := t.peer(node); p != nil && node != t.cfg.Self {
+		p.kick()
+		_, _ = p.connect(closedChannel)
 	}
 }
 

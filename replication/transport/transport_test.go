@@ -369,6 +369,98 @@ func TestDeliberateCut(t *testing.T) {
 	})
 }
 
+// A cut that is announced ends the connection at once, on both sides, also when
+// only one side makes it; and so does the end of the cut.
+func TestSeverAndReconnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := memnet.New()
+		network.SetConditionsEverywhere(memnet.Conditions{Latency: time.Millisecond})
+		var cut atomic.Bool
+		a := start(t, network, "a", func(c *Config) {
+			c.Allow = func(from, to partition.NodeID) bool { return !cut.Load() }
+		})
+		b := start(t, network, "b", nil)
+		if err := errors.Join(echo(t, a, "b"), echo(t, b, "a")); err != nil {
+			t.Fatal(err)
+		}
+		cut.Store(true)
+		a.Sever("b")
+		if a.Connected("b") {
+			t.Error("still connected")
+		}
+		time.Sleep(5 * time.Millisecond)
+		if b.Connected("a") {
+			t.Error("the other side is still connected")
+		}
+		if err := echo(t, a, "b"); !errors.Is(err, ErrUnreachable) || !errors.Is(err, ErrCut) {
+			t.Errorf("call out of the cut: %v", err)
+		}
+		heard, _ := a.LastHeard("b")
+		for range 20 {
+			if err := echo(t, b, "a"); !errors.Is(err, ErrUnreachable) {
+				t.Fatalf("call into the cut: %v", err)
+			}
+			time.Sleep(time.Second)
+		}
+		if now, _ := a.LastHeard("b"); now < heard+20*time.Second {
+			t.Errorf("heard %v ago through the cut", now)
+		}
+		connects := a.Metrics()["b"].Connects
+		time.Sleep(time.Minute) // nobody wants the connection any more
+		cut.Store(false)
+		a.Reconnect("b")
+		time.Sleep(10 * time.Millisecond)
+		if !a.Connected("b") || !b.Connected("a") {
+			t.Error("not connected at once after the heal")
+		}
+		if got := a.Metrics()["b"].Connects; got != connects+1 {
+			t.Errorf("%d connections were made", got-connects)
+		}
+		if err := errors.Join(echo(t, a, "b"), echo(t, b, "a")); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A connection whose handshake is under way while a cut begins does not outlive
+// it, however late in the handshake that is and whoever dialed.
+func TestSeverDuringHandshake(t *testing.T) {
+	for _, dialer := range []string{"a", "b"} {
+		t.Run(dialer+" dials", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				network := memnet.New()
+				var cut atomic.Bool
+				var a *node
+				a = start(t, network, "a", func(c *Config) {
+					c.Allow = func(from, to partition.NodeID) bool { return !cut.Load() }
+					c.Admit = func(Hello) error { // the last that is asked
+						cut.Store(true)
+						a.Sever("b")
+						return nil
+					}
+				})
+				b := start(t, network, "b", nil)
+				if dialer == "a" {
+					a.Reconnect("b")
+				} else {
+					b.Reconnect("a")
+				}
+				synctest.Wait()
+				if !cut.Load() {
+					t.Fatal("no handshake")
+				}
+				for range 10 {
+					if a.Connected("b") || b.Connected("a") {
+						t.Fatal("connected across the cut")
+					}
+					time.Sleep(100 * time.Millisecond)
+					synctest.Wait()
+				}
+			})
+		})
+	}
+}
+
 func TestTooManyHandlersAreBusy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := memnet.New()
