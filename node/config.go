@@ -51,6 +51,9 @@ type Config struct {
 	// RaftLog is where the partitions' Raft logs live: "pebble" (default) or
 	// "bolt".
 	RaftLog string
+	// EnableChaos serves ChaosService, with which whoever reaches the client API
+	// cuts this node off from others: for demos, staging and tests. Default off.
+	EnableChaos bool
 	// Pprof serves net/http/pprof there; loopback only. Empty: off.
 	Pprof string
 	// Logger gets the node's log. Default: discarded.

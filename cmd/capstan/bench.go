@@ -35,14 +35,17 @@ const (
 // benchSettings are the flags of bench.
 type benchSettings struct {
 	clientFlags
+	levelFlags
 	workload           string
 	clients, conns     int
 	keySize, valueSize int
 	keys               int
 	duration, warmUp   time.Duration
 	rate               float64
-	level              string
+	acks, replicas     uint32
 	noLoad             bool
+
+	at string // the level, once it is checked
 }
 
 func (p *program) benchCommand() *cobra.Command {
@@ -58,22 +61,32 @@ percentiles flatter a cluster that stalls. With --rate operations are due at
 fixed moments (an open loop), and a latency counts from the moment that the
 operation was due.
 
-put writes, get reads keys that were written before, mixed is half of each.`,
+put writes, get reads keys that were written before, mixed is half of each. The
+keys are written linearizably, whatever level is measured, and no operation
+carries a session.`,
 		Example: `  capstan bench
   capstan bench --workload put --clients 64 --conns 16
+  capstan bench --ap --acks 2
+  capstan bench --workload get --consistency bounded --max-staleness 1s
   capstan bench --workload get --rate 5000 --duration 30s -o json`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !cmd.Flags().Changed("conns") {
 				s.conns = max(1, min(s.conns, s.clients)) // the default is no reason to refuse few clients
 			}
+			level, err := s.level(cmd)
+			if err != nil {
+				return err
+			}
+			s.at = level
 			if err := s.check(); err != nil {
 				return err
 			}
 			return p.bench(cmd.Context(), s)
 		},
 	}
-	s.add(p, cmd)
+	s.clientFlags.add(p, cmd)
+	s.levelFlags.add(cmd, false)
 	flags := cmd.Flags()
 	flags.StringVar(&s.workload, "workload", "mixed", "put, get or mixed")
 	flags.IntVar(&s.clients, "clients", 64, "operations in flight at most")
@@ -84,7 +97,8 @@ put writes, get reads keys that were written before, mixed is half of each.`,
 	flags.DurationVar(&s.duration, "duration", 10*time.Second, "how long to measure")
 	flags.DurationVar(&s.warmUp, "warm-up", 2*time.Second, "how long to run before measuring")
 	flags.Float64Var(&s.rate, "rate", 0, "operations a second, an open loop (0: as fast as they are answered)")
-	flags.StringVar(&s.level, "level", "linearizable", "linearizable or eventual")
+	flags.Uint32Var(&s.acks, "acks", 0, "nodes that have an eventual write on disk before the answer (0: 1)")
+	flags.Uint32Var(&s.replicas, "replicas", 0, "replicas that an eventual read asks (0: 1)")
 	flags.BoolVar(&s.noLoad, "no-load", false, "do not write the keys first: they are there already")
 	return cmd
 }
@@ -93,8 +107,8 @@ func (s *benchSettings) check() error {
 	switch {
 	case s.workload != "put" && s.workload != "get" && s.workload != "mixed":
 		return usageErrorf("--workload is put, get or mixed, not %q", s.workload)
-	case s.level != "linearizable" && s.level != "eventual":
-		return usageErrorf("--level is linearizable or eventual, not %q", s.level)
+	case s.at == bounded && s.workload != "get":
+		return usageErrorf("a write is linearizable or eventual, never bounded").hint("--workload get")
 	case s.clients < 1 || s.clients > 100000:
 		return usageErrorf("--clients %d: 1 to 100000 are possible", s.clients)
 	case s.conns < 1 || s.conns > s.clients:
@@ -370,15 +384,11 @@ func sleepUntil(ctx context.Context, at time.Time) bool {
 
 func (w *worker) operation(ctx context.Context) (missed bool, err error) {
 	key := w.s.key(rand.IntN(w.s.keys))
-	level := client.Linearizable()
-	if w.s.level == "eventual" {
-		level = client.Eventual()
-	}
 	if w.s.workload == "get" || (w.s.workload == "mixed" && rand.IntN(2) == 0) {
-		r, err := w.c.Get(ctx, key, level)
+		r, err := w.c.Get(ctx, key, w.s.readOption(w.s.at), client.Replicas(w.s.replicas))
 		return err == nil && !r.Found, err
 	}
-	_, err = w.c.Put(ctx, key, w.value, level)
+	_, err = w.c.Put(ctx, key, w.value, writeOption(w.s.at), client.Acks(w.s.acks))
 	return false, err
 }
 

@@ -105,6 +105,9 @@ func (r cpuReading) since(before cpuReading) (time.Duration, error) {
 type benchReport struct {
 	Workload        string           `json:"workload"`
 	Level           string           `json:"level"`
+	Acks            uint32           `json:"acks"`
+	Replicas        uint32           `json:"replicas"`
+	MaxStaleness    float64          `json:"max_staleness_seconds"`
 	Loop            string           `json:"loop"`
 	Clients         int              `json:"clients"`
 	Conns           int              `json:"conns"`
@@ -138,7 +141,7 @@ func (m *measurement) report(s benchSettings, cpu time.Duration, cpuErr error) b
 	}
 	h := m.latencies
 	r := benchReport{
-		Workload: s.workload, Level: s.level, Loop: loop, Clients: s.clients, Conns: s.conns,
+		Workload: s.workload, Level: s.at, Acks: s.acks, Replicas: s.replicas, MaxStaleness: s.maxStaleness.Seconds(), Loop: loop, Clients: s.clients, Conns: s.conns,
 		KeySizeBytes: s.keySize, ValueSizeBytes: s.valueSize, Keys: s.keys, RatePerSecond: s.rate,
 		Seconds: m.took.Seconds(), Operations: h.TotalCount(), OpsPerSecond: float64(h.TotalCount()) / m.took.Seconds(),
 		Latency: benchLatency{
@@ -159,7 +162,16 @@ func (m *measurement) report(s benchSettings, cpu time.Duration, cpuErr error) b
 
 func (r benchReport) text() string {
 	var out strings.Builder
-	fmt.Fprintf(&out, "%s, %s, %d clients on %d connections a node, %d-byte keys, %d-byte values, %s loop", r.Workload, r.Level, r.Clients, r.Conns, r.KeySizeBytes, r.ValueSizeBytes, r.Loop)
+	level := r.Level
+	switch {
+	case r.Acks > 0:
+		level += fmt.Sprintf(" (acks %d)", r.Acks)
+	case r.Replicas > 0:
+		level += fmt.Sprintf(" (replicas %d)", r.Replicas)
+	case r.MaxStaleness > 0:
+		level += fmt.Sprintf(" (at most %gs old)", r.MaxStaleness)
+	}
+	fmt.Fprintf(&out, "%s, %s, %d clients on %d connections a node, %d-byte keys, %d-byte values, %s loop", r.Workload, level, r.Clients, r.Conns, r.KeySizeBytes, r.ValueSizeBytes, r.Loop)
 	if r.RatePerSecond > 0 {
 		fmt.Fprintf(&out, " at %g a second", r.RatePerSecond)
 	}

@@ -5,10 +5,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
 )
@@ -54,6 +56,14 @@ func TestCommands(t *testing.T) {
 		{name: "transfer", args: []string{"leader", "transfer", "9", "n2"}, stdout: "partition 9  led by n2\n",
 			request: &capstanv1.TransferLeadershipRequest{Partition: 9, To: "n2"}},
 		{name: "drain", args: []string{"node", "drain", "n2"}, stdout: "draining   n2\n", request: &capstanv1.DrainNodeRequest{Node: "n2"}},
+		{name: "remove", args: []string{"node", "remove", "n2"}, stdout: "removed   n2\n", request: &capstanv1.RemoveNodeRequest{Node: "n2"}},
+		{name: "remove and forfeit", args: []string{"node", "remove", "n2", "--forfeit-tentative"}, stdout: "removed   n2\n", request: &capstanv1.RemoveNodeRequest{Node: "n2", ForfeitTentative: true}},
+		{name: "bounded get", args: []string{"get", "--consistency", "bounded", "--max-staleness", "5s", "k"}, stdout: "apple",
+			request: &capstanv1.GetRequest{Key: []byte("k"), Consistency: 2, MaxStaleness: durationpb.New(5 * time.Second)}},
+		{name: "bounded scan", args: []string{"scan", "--consistency=bounded", "--max-staleness=1s"}, stdout: "a\t1\n\"b\\x00\"\t\"two\\n\"\n", stderr: "there is more: --limit was reached\n",
+			request: &capstanv1.ScanRequest{Consistency: 2, MaxStaleness: durationpb.New(time.Second)}},
+		{name: "eventual scan", args: []string{"scan", "--ap", "-v"}, stdout: "a\t1\n\"b\\x00\"\t\"two\\n\"\n", stderr: "there is more: --limit was reached\ncommitted, by n1, staleness unknown\n",
+			request: &capstanv1.ScanRequest{Consistency: 3}},
 		{name: "via", args: []string{"get", "--via", "n1", "k"}, stdout: "apple"},
 
 		{name: "no command", args: []string{"frobnicate"}, stderr: "error: unknown command \"frobnicate\" for \"capstan\"\n  try: capstan --help\n", status: 2},
@@ -65,6 +75,10 @@ func TestCommands(t *testing.T) {
 		{name: "bounded put", args: []string{"put", "--consistency", "bounded", "k", "v"}, stderr: "error: a write is linearizable or eventual, never bounded\n", status: 2},
 		{name: "bounded without bound", args: []string{"get", "--consistency", "bounded", "k"}, stderr: "error: a bounded read needs --max-staleness\n  try: --consistency bounded --max-staleness 5s\n", status: 2},
 		{name: "bound without bounded", args: []string{"get", "--max-staleness", "5s", "k"}, stderr: "error: --max-staleness belongs to --consistency bounded\n", status: 2},
+		{name: "acks, linearizable", args: []string{"put", "--acks", "2", "k", "v"}, stderr: "error: --acks belongs to eventual requests\n  try: --ap\n", status: 2},
+		{name: "replicas, bounded", args: []string{"get", "--replicas", "2", "--consistency", "bounded", "--max-staleness", "1s", "k"}, stderr: "error: --replicas belongs to eventual requests\n  try: --ap\n", status: 2},
+		{name: "eventual, conditional", args: []string{"delete", "--ap", "--if-present", "k"}, stderr: "error: --if-present belongs to linearizable writes: an eventual one looks at nothing\n  try: --cp\n", status: 2},
+		{name: "two levels", args: []string{"get", "--ap", "--cp", "k"}, stderr: "error: if any flags in the group [consistency cp ap] are set none of the others can be; [ap cp] were all set\n  try: capstan get --help\n", status: 2},
 		{name: "unknown level", args: []string{"get", "--consistency", "linearisable", "k"}, stderr: "error: unknown consistency \"linearisable\"\n  try: --consistency linearizable\n", status: 2},
 		{name: "bad endpoint", args: []string{"get", "--endpoints", "ftp://x", "k"}, stderr: "error: endpoint \"ftp://x\": not of the form http://host:port\n  try: --endpoints http://127.0.0.1:7820\n", status: 2},
 		{name: "bad output", args: []string{"get", "-o", "yaml", "k"}, stderr: "error: --output is text or json, not \"yaml\"\n", status: 2},
@@ -82,8 +96,11 @@ func TestCommands(t *testing.T) {
 			if stdout != test.stdout || stderr != test.stderr || status != test.status {
 				t.Errorf("stdout %q\n  want %q\nstderr %q\n  want %q\nstatus %d, want %d", stdout, test.stdout, stderr, test.stderr, status, test.status)
 			}
-			if test.request != nil && !proto.Equal(f.sent(), test.request) {
-				t.Errorf("sent %s\nwant %s", prototext.Format(f.sent()), prototext.Format(test.request))
+			if test.request == nil {
+				return
+			}
+			if sent := f.sent(test.request); !proto.Equal(sent, test.request) {
+				t.Errorf("sent %s\nwant %s", prototext.Format(sent), prototext.Format(test.request))
 			}
 		})
 	}
@@ -115,6 +132,14 @@ func TestFailures(t *testing.T) {
 			[]string{"delete", "k"}, "error: aborted: the leader changed\n  outcome unknown: it may have been written, or may yet be\n  try: read the key before writing again\n", 4},
 		{"an order", failure(connect.CodeAborted, "the leader changed", &capstanv1.ErrorInfo{Reason: capstanv1.Reason_REASON_LEADER_CHANGED, Outcome: unknown}),
 			[]string{"leader", "transfer", "9", "n2"}, "error: aborted: the leader changed\n  outcome unknown: it may have been done, or may yet be\n  try: capstan status shows what became of it\n", 4},
+		{"too few nodes hold it", failure(connect.CodeAborted, "1 of 2 nodes hold the write", &capstanv1.ErrorInfo{Reason: capstanv1.Reason_REASON_TOO_FEW_ACKS, Outcome: unknown, Reachable: 1, Needed: 2, Receipt: "wr_9Qm2xT"}),
+			[]string{"put", "--ap", "--acks", "2", "k", "v"}, "error: aborted: 1 of 2 nodes hold the write\n  outcome unknown: it may have been written, or may yet be\n  try: capstan await wr_9Qm2xT tells what became of it\n", 4},
+		{"too few nodes reachable", failure(connect.CodeUnavailable, "n3 reaches 1 node, 2 acks were asked for; try: --acks 1", &capstanv1.ErrorInfo{Reason: capstanv1.Reason_REASON_TOO_FEW_ACKS, Outcome: notApplied, Reachable: 1, Needed: 2}),
+			[]string{"put", "--ap", "--acks", "2", "k", "v"}, "error: unavailable: n3 reaches 1 node, 2 acks were asked for\n  not applied: nothing was written, a retry is safe\n  try: --acks 1\n", 3},
+		{"remove a node that may hold writes", failure(connect.CodeFailedPrecondition, "n2 may hold eventual writes that no other node has; try: --forfeit-tentative", &capstanv1.ErrorInfo{Outcome: notApplied}),
+			[]string{"node", "remove", "n2"}, "error: failed_precondition: n2 may hold eventual writes that no other node has\n  not applied: nothing was changed\n  try: --forfeit-tentative\n", 3},
+		{"too stale", failure(connect.CodeUnavailable, "n3 can not prove that it is at most 1s behind", &capstanv1.ErrorInfo{Reason: capstanv1.Reason_REASON_TOO_STALE, Outcome: notApplied}),
+			[]string{"get", "--consistency", "bounded", "--max-staleness", "1s", "k"}, "error: unavailable: n3 can not prove that it is at most 1s behind\n", 3},
 		{"json", failure(connect.CodeAborted, "the leader changed", &capstanv1.ErrorInfo{Reason: capstanv1.Reason_REASON_LEADER_CHANGED, Outcome: unknown}),
 			[]string{"delete", "-o", "json", "k"}, `{"code":"aborted","message":"the leader changed","info":{"reason":"REASON_LEADER_CHANGED","outcome":"OUTCOME_UNKNOWN","leader":"","reachable":0,"needed":0,"receipt":"","session":""}}` + "\n", 4},
 	}
@@ -163,15 +188,6 @@ func TestNotFound(t *testing.T) {
 	}
 }
 
-func TestTentativePut(t *testing.T) {
-	f := newFake(t)
-	f.put = &capstanv1.PutResponse{Version: &capstanv1.Version{Timestamp: 1, Node: "n1-k3f9"}, Receipt: "wr_9Qm2xT", ServedBy: "n1"}
-	stdout, _, status := shell(t, "", "put", "--ap", "cart:42", "pear", "--endpoints", f.url)
-	if stdout != "tentative   receipt wr_9Qm2xT  on disk at 1 of 3 replicas  by n1\n" || status != 0 {
-		t.Errorf("got %q, %d", stdout, status)
-	}
-}
-
 func TestSessionFile(t *testing.T) {
 	f := newFake(t)
 	t.Setenv(endpointsVariable, f.url)
@@ -180,12 +196,26 @@ func TestSessionFile(t *testing.T) {
 		if _, stderr, status := shell(t, "", "get", "k", "--session-file", file); status != 0 {
 			t.Fatal(stderr)
 		}
-		if sent := f.sent().(*capstanv1.GetRequest).GetSession(); sent != want {
+		if sent := f.sent(&capstanv1.GetRequest{}).(*capstanv1.GetRequest).GetSession(); sent != want {
 			t.Errorf("sent session %q, want %q", sent, want)
 		}
 	}
 	if kept, err := os.ReadFile(file); err != nil || string(kept) != "s2\n" {
 		t.Errorf("kept %q, %v", kept, err)
+	}
+	// A failed write may have happened: its session goes on with it.
+	f.fail = failure(connect.CodeAborted, "1 of 2 nodes hold the write", &capstanv1.ErrorInfo{Outcome: capstanv1.Outcome_OUTCOME_UNKNOWN, Session: "s3"})
+	if _, stderr, status := shell(t, "", "put", "--ap", "--acks", "2", "k", "v", "--session-file", file); status != 4 || !strings.Contains(stderr, "1 of 2") {
+		t.Errorf("status %d: %s", status, stderr)
+	}
+	if kept, err := os.ReadFile(file); err != nil || string(kept) != "s3\n" {
+		t.Errorf("kept %q, %v", kept, err)
+	}
+	// The write is done, and the token lost: that must not look like success.
+	f.fail = nil
+	file = filepath.Join(t.TempDir(), "gone", "session")
+	if stdout, stderr, status := shell(t, "", "put", "k", "v", "--session-file", file); stdout != "" || status != 3 || !strings.HasPrefix(stderr, "error: done, but the session's token cannot be kept: ") {
+		t.Errorf("status %d: %s%s", status, stdout, stderr)
 	}
 }
 
@@ -230,8 +260,17 @@ func TestExplain(t *testing.T) {
   bounded       refused once the bound is used up: no leader to ask
   eventual      read and written at n1
 `
-	if stdout, stderr, status := shell(t, "", "explain", "cart:42", "--endpoints", f.url); stdout != want || status != 0 {
+	t.Setenv(endpointsVariable, f.url)
+	if stdout, stderr, status := shell(t, "", "explain", "cart:42"); stdout != want || status != 0 {
 		t.Errorf("got\n%s\nwant\n%s\n%s", stdout, want, stderr)
+	}
+	f.locate.Hash = 0x9c1f
+	want = strings.Replace(want, "cart:42", "{cart:42}:item", 1) + "  hash          0000000000009c1f, of cart:42\n"
+	if stdout, stderr, status := shell(t, "", "explain", "-v", "{cart:42}:item"); stdout != want || status != 0 {
+		t.Errorf("got\n%s\nwant\n%s\n%s", stdout, want, stderr)
+	}
+	if stdout, _, status := shell(t, "", "explain", "-o", "json", "cart:42"); !strings.HasPrefix(stdout, `{"hash":"39967","partition":9,`) || status != 0 {
+		t.Errorf("status %d: %s", status, stdout)
 	}
 }
 
@@ -246,6 +285,19 @@ func TestBench(t *testing.T) {
 	stdout, _, status = shell(t, "", append(args, "-o", "json", "--workload", "put", "--rate", "200")...)
 	if status != 0 || !strings.Contains(stdout, `"loop":"open"`) || strings.Contains(stdout, `"server_cpu_us_per_op":null`) || strings.Count(stdout, "\n") != 1 {
 		t.Errorf("status %d\n%s", status, stdout)
+	}
+	stdout, stderr, status = shell(t, "", append(args, "--ap", "--acks", "2", "--workload", "put")...)
+	if want := (&capstanv1.PutRequest{}); status != 0 || !strings.HasPrefix(stdout, "put, eventual (acks 2), 4 clients") ||
+		f.sent(want).(*capstanv1.PutRequest).GetAcks() != 2 || f.sent(want).(*capstanv1.PutRequest).GetConsistency() != capstanv1.Consistency_CONSISTENCY_EVENTUAL {
+		t.Errorf("status %d\n%s\n%s", status, stdout, stderr)
+	}
+	stdout, stderr, status = shell(t, "", append(args, "--consistency", "bounded", "--max-staleness", "1s", "--workload", "get")...)
+	if want := (&capstanv1.GetRequest{}); status != 0 || !strings.HasPrefix(stdout, "get, bounded (at most 1s old), 4 clients") ||
+		f.sent(want).(*capstanv1.GetRequest).GetMaxStaleness().AsDuration() != time.Second {
+		t.Errorf("status %d\n%s\n%s", status, stdout, stderr)
+	}
+	if _, stderr, status := shell(t, "", append(args, "--consistency", "bounded", "--max-staleness", "1s")...); status != 2 || !strings.Contains(stderr, "try: --workload get") {
+		t.Errorf("status %d: %s", status, stderr)
 	}
 	// Fewer clients than the default has connections.
 	stdout, stderr, status = shell(t, "", "bench", "--duration", "50ms", "--warm-up", "0", "--keys", "10", "--clients", "1")

@@ -84,19 +84,22 @@ func (p *program) statusCommand() *cobra.Command {
 func showStatus(w io.Writer, s *capstanv1.GetStatusResponse) {
 	fmt.Fprintf(w, "cluster %s  as %s sees it  replication factor %d  ring epoch %d\n\n", s.GetClusterId(), s.GetServedBy(), s.GetReplicationFactor(), s.GetRingEpoch())
 	showNodes(w, s)
-	led, tentative := 0, uint64(0)
+	led, tentative, holding := 0, uint64(0), 0
 	for _, part := range s.GetPartitions() {
 		if part.GetLeader() != "" {
 			led++
 		}
-		tentative += part.GetTentativeBacklog()
+		if n := part.GetTentativeBacklog(); n > 0 {
+			tentative += n
+			holding++
+		}
 	}
 	fmt.Fprintf(w, "\npartitions %d: %d with a leader", len(s.GetPartitions()), led)
 	if n := len(s.GetPartitions()) - led; n > 0 {
 		fmt.Fprintf(w, ", %d without", n)
 	}
 	if tentative > 0 {
-		fmt.Fprintf(w, "  tentative writes %d", tentative)
+		fmt.Fprintf(w, "  tentative writes %d in %s", tentative, count(holding, "partition"))
 	}
 	fmt.Fprintln(w)
 }
@@ -174,104 +177,6 @@ func showRing(w io.Writer, s *capstanv1.GetStatusResponse) {
 	_ = t.Flush()
 }
 
-func (p *program) explainCommand() *cobra.Command {
-	var f clientFlags
-	var hexKey bool
-	cmd := &cobra.Command{
-		Use:   "explain KEY",
-		Short: "show where a key lives and where operations on it go",
-		Long: `Shows, as one node sees it, the partition of a key, its replicas, and for each
-consistency what would read and write it, or why that is refused.`,
-		Example: `  capstan explain cart:42
-  capstan explain --via n3 cart:42        # as n3 sees it`,
-		Args: arguments("KEY"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			key, err := (&dataFlags{hexKey: hexKey}).key(args[0])
-			if err != nil {
-				return err
-			}
-			return f.with(cmd.Context(), func(ctx context.Context, c *client.Client) error {
-				// The first endpoint that answers is asked both times, so it
-				// is one node's view.
-				status, err := c.Status(ctx)
-				if err != nil {
-					return err
-				}
-				located, err := c.Locate(ctx, key)
-				if err != nil {
-					return err
-				}
-				if p.json {
-					return p.printJSON(located)
-				}
-				var out strings.Builder
-				showRoutes(&out, key, status, located)
-				return p.write([]byte(out.String()))
-			})
-		},
-	}
-	f.add(p, cmd)
-	cmd.Flags().BoolVar(&hexKey, "hex-key", false, "KEY is in hexadecimal")
-	return cmd
-}
-
-func showRoutes(w io.Writer, key []byte, s *capstanv1.GetStatusResponse, l *capstanv1.LocateKeyResponse) {
-	names := namesOf(s)
-	reachable := make(map[string]bool)
-	var cutFrom []string
-	for _, n := range s.GetNodes() {
-		reachable[n.GetName()] = n.GetState() == capstanv1.NodeState_NODE_STATE_ALIVE || n.GetState() == capstanv1.NodeState_NODE_STATE_DRAINING
-		if n.GetName() == s.GetServedBy() {
-			cutFrom = n.GetCutFrom()
-		}
-	}
-	for _, n := range cutFrom {
-		reachable[names.name(n)] = false
-	}
-	reached := 0
-	replicas := make([]string, 0, len(l.GetReplicas()))
-	for _, r := range l.GetReplicas() {
-		name := names.name(r)
-		replicas = append(replicas, name)
-		if reachable[name] {
-			reached++
-		}
-	}
-	leader := "no leader"
-	if l.GetLeader() != "" {
-		leader = names.name(l.GetLeader()) + " leads"
-	}
-	fmt.Fprintf(w, "%s  partition %d  replicas %s  as %s sees it: %d of %d reachable, %s\n", visible(key), l.GetPartition(),
-		strings.Join(replicas, " "), s.GetServedBy(), reached, len(replicas), leader)
-	for _, r := range l.GetRoutes() {
-		fmt.Fprintf(w, "  %-13s %s\n", levelName(r.GetConsistency()), routeText(names, r))
-	}
-}
-
-func routeText(names nodeNames, r *capstanv1.Route) string {
-	reads, writes, refusal := names.name(r.GetReadsFrom()), names.name(r.GetWritesTo()), r.GetRefusal()
-	switch {
-	case strings.HasPrefix(refusal, "refused"):
-		return refusal
-	case refusal != "":
-		return "refused: " + refusal
-	case reads == writes:
-		return "read and written at " + reads
-	case writes == "":
-		return "read at " + reads
-	case reads == "":
-		return "written at " + writes
-	}
-	return "read at " + reads + ", written at " + writes
-}
-
-func levelName(c capstanv1.Consistency) string {
-	if c == capstanv1.Consistency_CONSISTENCY_BOUNDED_STALENESS {
-		return "bounded"
-	}
-	return strings.ToLower(strings.TrimPrefix(c.String(), "CONSISTENCY_"))
-}
-
 func (p *program) nodeCommand() *cobra.Command {
 	return groupCommand("node", "list, drain and remove nodes", `  capstan node list
   capstan node drain n3
@@ -325,6 +230,9 @@ func (p *program) nodeRemoveCommand() *cobra.Command {
 		Short: "remove a node for good",
 		Example: `  capstan node remove n3
   capstan node remove n3 --forfeit-tentative   # its disk is gone`,
+		Long: `Removes a node that is down, for good: should it come back, it is refused. Its
+eventual writes that no other node has, and that are not committed, are lost.
+Nobody can know whether there are any, so that is asked for by name.`,
 		Args: arguments("NODE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return f.with(cmd.Context(), func(ctx context.Context, c *client.Client) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -25,10 +26,11 @@ there is no such key.`,
 		Example: `  capstan get cart:42
   capstan get -v cart:42                  # and who answered, how fresh, on stderr
   capstan get --ap --via n3 cart:42       # whatever n3 knows
+  capstan get --consistency bounded --max-staleness 5s cart:42
   capstan get -o json cart:42`,
 		Args: arguments("KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			level, err := f.readOption(cmd)
+			level, err := f.level(cmd)
 			if err != nil {
 				return err
 			}
@@ -41,9 +43,9 @@ there is no such key.`,
 				return err
 			}
 			return f.with(cmd.Context(), func(ctx context.Context, c *client.Client) error {
-				r, err := c.Get(ctx, key, level, session, client.Replicas(replicas))
+				r, err := c.Get(ctx, key, f.readOption(level), session, client.Replicas(replicas))
 				if err != nil {
-					return err
+					return f.keepFailed(err)
 				}
 				return p.printGet(&f, key, r)
 			})
@@ -51,7 +53,7 @@ there is no such key.`,
 	}
 	f.add(p, cmd, false)
 	f.addKey(cmd)
-	cmd.Flags().Uint32Var(&replicas, "replicas", 0, "ask so many replicas, eventual reads only (0: 1)")
+	cmd.Flags().Uint32Var(&replicas, "replicas", 0, "ask so many replicas and take the newest answer, eventual reads only (0: 1)")
 	return cmd
 }
 
@@ -99,7 +101,7 @@ func (f *writeFlags) add(p *program, cmd *cobra.Command) {
 	f.dataFlags.add(p, cmd, true)
 	f.addKey(cmd)
 	flags := cmd.Flags()
-	flags.Uint32Var(&f.acks, "acks", 0, "wait for so many nodes, eventual writes only (0: 1)")
+	flags.Uint32Var(&f.acks, "acks", 0, "answer once so many nodes have it on disk, eventual writes only (0: 1)")
 	flags.BoolVar(&f.ifAbsent, "if-absent", false, "only if the key is absent")
 	flags.BoolVar(&f.ifPresent, "if-present", false, "only if the key is present")
 	flags.StringVar(&f.ifVersion, "if-version", "", "only if the key's `version` is this one")
@@ -115,10 +117,7 @@ func (f *writeFlags) options(cmd *cobra.Command) ([]client.WriteOption, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts := []client.WriteOption{client.Linearizable(), session, client.Acks(f.acks)}
-	if level == "eventual" {
-		opts[0] = client.Eventual()
-	}
+	opts := []client.WriteOption{writeOption(level), session, client.Acks(f.acks)}
 	switch {
 	case f.ifAbsent:
 		opts = append(opts, client.IfAbsent())
@@ -134,17 +133,39 @@ func (f *writeFlags) options(cmd *cobra.Command) ([]client.WriteOption, error) {
 	return opts, nil
 }
 
-// written prints what became of a write. holders is how many nodes have an
-// eventual one on disk.
-func (p *program) written(ctx context.Context, c *client.Client, f *writeFlags, v client.Version, receipt, servedBy, note string) error {
+// written prints what became of a write.
+func (p *program) written(ctx context.Context, c *client.Client, f *writeFlags, key []byte, v client.Version, receipt, servedBy, note string) error {
 	if receipt == "" {
 		return p.printf("committed   %s  by %s%s\n", v, servedBy, note)
 	}
-	of := ""
-	if s, err := c.Status(ctx); err == nil {
-		of = fmt.Sprintf(" of %d replicas", s.GetReplicationFactor())
+	return p.printf("tentative   receipt %s  on disk at %s  by %s\n", receipt, holders(ctx, c, key, v, max(1, f.acks)), servedBy)
+}
+
+// holders says where an eventual write is on disk: at so many nodes, which are
+// replicas unless the node that accepted it could reach none.
+func holders(ctx context.Context, c *client.Client, key []byte, v client.Version, acks uint32) string {
+	located, err := c.Locate(ctx, key)
+	if err != nil {
+		return count(int(acks), "node") // the write is done all the same
 	}
-	return p.printf("tentative   receipt %s  on disk at %d%s  by %s\n", receipt, max(1, f.acks), of, servedBy)
+	accepted := nameOfID(v.Node)
+	for _, r := range located.GetReplicas() {
+		if r == accepted || r == v.Node {
+			return fmt.Sprintf("%d of %s", acks, count(len(located.GetReplicas()), "replica"))
+		}
+	}
+	if acks == 1 {
+		return fmt.Sprintf("1 node, none of the %s", count(len(located.GetReplicas()), "replica"))
+	}
+	return count(int(acks), "node") + ", not all of them replicas"
+}
+
+// nameOfID is a node's name: its id is that and random characters.
+func nameOfID(id string) string {
+	if at := strings.LastIndexByte(id, '-'); at > 0 {
+		return id[:at]
+	}
+	return id
 }
 
 func (p *program) putCommand() *cobra.Command {
@@ -157,6 +178,8 @@ func (p *program) putCommand() *cobra.Command {
   capstan put cart:42 - < apple.json
   capstan put cart:42 --file apple.json
   capstan put --if-absent lock:7 me       # exit status 1 if it is there
+  capstan put --ap cart:42 pear           # taken by any node, committed later
+  capstan put --ap --acks 2 cart:42 pear  # once two nodes have it on disk
   capstan put -- temperature -5           # a value that begins with a dash`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("file") {
@@ -180,7 +203,7 @@ func (p *program) putCommand() *cobra.Command {
 			return f.with(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 				r, err := c.Put(ctx, key, value, opts...)
 				if err != nil {
-					return err
+					return f.keepFailed(err)
 				}
 				if err := f.keep(r.Session); err != nil {
 					return err
@@ -188,7 +211,7 @@ func (p *program) putCommand() *cobra.Command {
 				if p.json {
 					return p.printJSON(r.Message())
 				}
-				return p.written(ctx, c, &f, r.Version, r.Receipt, r.ServedBy, "")
+				return p.written(ctx, c, &f, key, r.Version, r.Receipt, r.ServedBy, "")
 			})
 		},
 	}
@@ -242,7 +265,7 @@ func (p *program) deleteCommand() *cobra.Command {
 			return f.with(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 				r, err := c.Delete(ctx, key, opts...)
 				if err != nil {
-					return err
+					return f.keepFailed(err)
 				}
 				if err := f.keep(r.Session); err != nil {
 					return err
@@ -254,7 +277,7 @@ func (p *program) deleteCommand() *cobra.Command {
 				if r.Existed != nil && !*r.Existed {
 					note = "  (was absent)"
 				}
-				return p.written(ctx, c, &f, r.Version, r.Receipt, r.ServedBy, note)
+				return p.written(ctx, c, &f, key, r.Version, r.Receipt, r.ServedBy, note)
 			})
 		},
 	}
@@ -278,7 +301,7 @@ printed until then is true, but not all.`,
   capstan scan --keys-only -o json`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			level, err := f.readOption(cmd)
+			level, err := f.level(cmd)
 			if err != nil {
 				return err
 			}
@@ -286,7 +309,7 @@ printed until then is true, but not all.`,
 			if err != nil {
 				return err
 			}
-			opts := []client.ScanOption{level, session, client.Prefix([]byte(prefix)), client.Range([]byte(start), []byte(end)), client.Limit(limit)}
+			opts := []client.ScanOption{f.readOption(level), session, client.Prefix([]byte(prefix)), client.Range([]byte(start), []byte(end)), client.Limit(limit)}
 			if keysOnly {
 				opts = append(opts, client.KeysOnly())
 			}
@@ -310,7 +333,7 @@ printed until then is true, but not all.`,
 func (p *program) printScan(ctx context.Context, c *client.Client, f *dataFlags, keysOnly bool, opts []client.ScanOption) error {
 	for m, err := range c.ScanMessages(ctx, opts...) {
 		if err != nil {
-			return err
+			return f.keepFailed(err)
 		}
 		if p.json {
 			if err := p.printJSON(m); err != nil {

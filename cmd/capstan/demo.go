@@ -50,7 +50,8 @@ func (p *program) demoCommand() *cobra.Command {
 		Short: "run a cluster of a few nodes on this machine",
 		Long: `Runs nodes n1, n2, ... as processes of their own on loopback until Ctrl-C. Node i
 listens on the base port + 10*(i-1) (API), the next port (peers) and the one
-after it (gossip). Without --base-port, taken ports move the demo up by 100.`,
+after it (gossip). Without --base-port, taken ports move the demo up by 100.
+The nodes let capstan chaos cut them off from each other.`,
 		Example: `  capstan demo
   capstan demo --nodes 5 --data-dir ./demo    # keeps its data
   capstan demo --base-port 9000`,
@@ -119,7 +120,7 @@ func (p *program) demo(ctx context.Context, s demoSettings) (err error) {
 	if !s.temporary {
 		kept = "(kept)"
 	}
-	fmt.Fprintf(p.stdout, "capstan demo: %s, %d partitions, %s each, data in %s %s\n", count(s.nodes, "node"), demoPartitions,
+	fmt.Fprintf(p.stdout, "capstan demo: %s, %d partitions, %s each, chaos enabled, data in %s %s\n", count(s.nodes, "node"), demoPartitions,
 		count(min(3, s.nodes), "replica"), s.dataDir, kept)
 	for i, n := range nodes {
 		fmt.Fprintf(p.stdout, "  %s  %s  peer %d  gossip %d  pid %d\n", n.name, n.url(), n.peer, n.gossip, family.children[i].cmd.Process.Pid)

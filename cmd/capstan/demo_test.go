@@ -109,7 +109,7 @@ func TestDemo(t *testing.T) {
 	base := freeBase(t, 3)
 	d := startDemo(t, "1", "--base-port", fmt.Sprint(base))
 	d.until(t, "capstan status")
-	want := regexp.MustCompile(fmt.Sprintf(`^capstan demo: 3 nodes, 16 partitions, 3 replicas each, data in \./demo-data-\d+ \(temporary\)
+	want := regexp.MustCompile(fmt.Sprintf(`^capstan demo: 3 nodes, 16 partitions, 3 replicas each, chaos enabled, data in \./demo-data-\d+ \(temporary\)
   n1  http://127\.0\.0\.1:%d  peer %d  gossip %d  pid \d+
   n2  http://127\.0\.0\.1:%d  peer %d  gossip %d  pid \d+
   n3  http://127\.0\.0\.1:%d  peer %d  gossip %d  pid \d+
@@ -149,7 +149,7 @@ func TestDemoKeepsItsData(t *testing.T) {
 	base := freeBase(t, 1)
 	d := startDemo(t, "1", "--base-port", fmt.Sprint(base), "--nodes", "1", "--data-dir", "kept")
 	d.until(t, "capstan status")
-	if !strings.Contains(d.said, "1 node, 16 partitions, 1 replica each, data in kept (kept)") || !strings.Contains(d.said, "keeps the data") {
+	if !strings.Contains(d.said, "1 node, 16 partitions, 1 replica each, chaos enabled, data in kept (kept)") || !strings.Contains(d.said, "keeps the data") {
 		t.Errorf("it said\n%s", d.said)
 	}
 	_ = d.cmd.Process.Signal(syscall.SIGTERM)

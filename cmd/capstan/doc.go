@@ -6,6 +6,7 @@
 // with the first signal) and returns the exit status, so that a test can be the
 // shell. What a server is, it is told: an opener.
 //
-// Exit status: 0 done; 1 no (not found, condition failed); 2 usage or invalid
-// argument; 3 failed, not applied; 4 outcome unknown.
+// Exit status: 0 done; 1 no (not found, condition failed, superseded, expired);
+// 2 usage or invalid argument; 3 failed, not applied; 4 outcome unknown or still
+// pending.
 package main

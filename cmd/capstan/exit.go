@@ -18,10 +18,10 @@ import (
 // The exit statuses are part of the public face.
 const (
 	exitDone    = 0
-	exitNo      = 1 // not found, condition failed
+	exitNo      = 1 // not found, condition failed, superseded, expired, lost
 	exitUsage   = 2 // usage or invalid argument
 	exitFailed  = 3 // failed, not applied
-	exitUnknown = 4 // outcome unknown
+	exitUnknown = 4 // outcome unknown or still pending
 )
 
 // exitError ends the program with a status. Without an error it is silent.
@@ -136,6 +136,9 @@ func printRemoteError(w io.Writer, e *client.Error) {
 		fmt.Fprintln(w, "  not applied: nothing was changed")
 	case client.IsOutcomeUnknown(e):
 		fmt.Fprintln(w, "  outcome unknown: it may have been written, or may yet be")
+		if e.Receipt != "" {
+			try = "capstan await " + e.Receipt + " tells what became of it"
+		}
 		if try == "" {
 			try = "read the key before writing again"
 		}
@@ -150,9 +153,6 @@ func printRemoteError(w io.Writer, e *client.Error) {
 	}
 	if try == "" && e.Info == nil && e.Code == connect.CodeUnavailable {
 		try = "--endpoints with the address of a running node, or capstan demo to start three"
-	}
-	if e.Receipt != "" {
-		fmt.Fprintf(w, "  receipt %s\n", e.Receipt)
 	}
 	if try != "" {
 		fmt.Fprintf(w, "  try: %s\n", try)

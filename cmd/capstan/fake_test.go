@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -88,15 +90,16 @@ type fake struct {
 
 	url string
 
-	mu     sync.Mutex
-	last   proto.Message // the last request
-	fail   error
-	get    *capstanv1.GetResponse
-	put    *capstanv1.PutResponse
-	delete *capstanv1.DeleteResponse
-	scan   []*capstanv1.ScanResponse
-	locate *capstanv1.LocateKeyResponse
-	cpu    float64
+	mu         sync.Mutex
+	got        []proto.Message // the requests
+	fail       error
+	failLocate error
+	get        *capstanv1.GetResponse
+	put        *capstanv1.PutResponse
+	delete     *capstanv1.DeleteResponse
+	scan       []*capstanv1.ScanResponse
+	locate     *capstanv1.LocateKeyResponse
+	cpu        float64
 }
 
 var fakeVersion = &capstanv1.Version{Index: 12, Timestamp: 117309440000000003, Node: "n1-k3f9"}
@@ -115,6 +118,7 @@ func newFake(t *testing.T) *fake {
 			{Entries: []*capstanv1.Entry{{Key: []byte("a"), Value: []byte("1"), Version: fakeVersion}, {Key: []byte("b\x00"), Value: []byte("two\n")}}},
 			{End: &capstanv1.ScanEnd{More: true, Freshness: &capstanv1.Freshness{ServedBy: "n1"}}},
 		},
+		locate: &capstanv1.LocateKeyResponse{Hash: 0x9c1f, Partition: 9, Replicas: []string{"n1", "n2", "n3"}, Leader: "n1"},
 	}
 	mux := http.NewServeMux()
 	mux.Handle(capstanv1connect.NewKVServiceHandler(f))
@@ -138,14 +142,20 @@ func newFake(t *testing.T) *fake {
 func (f *fake) enter(m proto.Message) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.last = proto.Clone(m)
+	f.got = append(f.got, proto.Clone(m))
 	return f.fail
 }
 
-func (f *fake) sent() proto.Message {
+// sent is the last request of the type of like, nil for none.
+func (f *fake) sent(like proto.Message) proto.Message {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.last
+	for _, r := range slices.Backward(f.got) {
+		if r.ProtoReflect().Descriptor() == like.ProtoReflect().Descriptor() {
+			return r
+		}
+	}
+	return nil
 }
 
 func (f *fake) Get(_ context.Context, r *capstanv1.GetRequest) (*capstanv1.GetResponse, error) {
@@ -193,7 +203,7 @@ func (f *fake) GetStatus(context.Context, *capstanv1.GetStatusRequest) (*capstan
 }
 
 func (f *fake) LocateKey(_ context.Context, r *capstanv1.LocateKeyRequest) (*capstanv1.LocateKeyResponse, error) {
-	return f.locate, f.enter(r)
+	return f.locate, cmp.Or(f.enter(r), f.failLocate)
 }
 
 func (f *fake) TransferLeadership(_ context.Context, r *capstanv1.TransferLeadershipRequest) (*capstanv1.TransferLeadershipResponse, error) {
@@ -202,6 +212,10 @@ func (f *fake) TransferLeadership(_ context.Context, r *capstanv1.TransferLeader
 
 func (f *fake) DrainNode(_ context.Context, r *capstanv1.DrainNodeRequest) (*capstanv1.DrainNodeResponse, error) {
 	return &capstanv1.DrainNodeResponse{}, f.enter(r)
+}
+
+func (f *fake) RemoveNode(_ context.Context, r *capstanv1.RemoveNodeRequest) (*capstanv1.RemoveNodeResponse, error) {
+	return &capstanv1.RemoveNodeResponse{}, f.enter(r)
 }
 
 func failure(code connect.Code, message string, info *capstanv1.ErrorInfo) error {

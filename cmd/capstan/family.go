@@ -68,7 +68,7 @@ func startChild(exe string, life *os.File, s demoSettings, n demoNode, all []dem
 		"--listen", local(n.api), "--listen-peer", local(n.peer), "--listen-gossip", local(n.gossip),
 		"--join", strings.Join(join, ","), "--bootstrap-expect", strconv.Itoa(len(all)),
 		"--cluster", "demo", "--partitions", strconv.Itoa(demoPartitions), "--replication-factor", strconv.Itoa(min(3, len(all))),
-		"--exit-with-fd", strconv.Itoa(childEnd),
+		"--enable-chaos", "--exit-with-fd", strconv.Itoa(childEnd),
 	}
 	if s.temporary {
 		args = append(args, "--ephemeral")

@@ -39,8 +39,9 @@ func (p *program) rootCommand() *cobra.Command {
 linearizable (correct, or an error) or eventual (answered by whatever can be
 reached), on the same keys, at the same time.
 
-Exit status: 0 done; 1 no (not found, condition failed); 2 usage or invalid
-argument; 3 failed, not applied; 4 outcome unknown.`,
+Exit status: 0 done; 1 no (not found, condition failed, superseded, expired);
+2 usage or invalid argument; 3 failed, not applied; 4 outcome unknown or still
+pending.`,
 		Example: `  capstan demo                     # three nodes on this machine
   capstan put cart:42 apple
   capstan get cart:42

@@ -46,6 +46,7 @@ func (s *serveSettings) add(flags *pflag.FlagSet) {
 	flags.IntVar(&c.MaxValueSize, "max-value-size", 1<<20, "most `bytes` of a value, at most 3 MiB")
 	flags.DurationVar(&c.MaxClockOffset, "max-clock-offset", 500*time.Millisecond, "how far a timestamp from elsewhere moves this node's clock")
 	flags.StringVar(&c.RaftLog, "raft-log", "pebble", "where Raft logs live: pebble (one for all) or bolt (a file each)")
+	flags.BoolVar(&c.EnableChaos, "enable-chaos", false, "let whoever reaches the client API cut this node off from others (capstan chaos); for demos and tests")
 	flags.StringVar(&c.Pprof, "pprof", "", "`address` of net/http/pprof, loopback only (off if empty)")
 	flags.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
 	flags.StringVar(&s.logFormat, "log-format", "text", "text or json")
