@@ -11,8 +11,13 @@ import (
 //
 // Errors are [*replication.Error], a context's error, or [ErrUnimplemented];
 // anything else is answered as internal, with an unknown outcome for a write.
-// All methods are called concurrently. Responses are sent and never changed
-// after they were returned; the caller does not keep them.
+// All methods are called concurrently. A response is the caller's once it was
+// returned; what is given to emit is sent and not changed.
+//
+// A request's session is empty, one token, or several with [TokenSeparator]
+// between them, whose past is that of all. It has been checked for nothing but
+// its length. The session of an answer, or of an error, holds that of the
+// request: it may replace it.
 type KV interface {
 	// Get answers an absent key with Found unset and no error.
 	Get(context.Context, *capstanv1.GetRequest) (*capstanv1.GetResponse, error)
@@ -24,8 +29,14 @@ type KV interface {
 	// of emit ends the scan and is returned as it is.
 	Scan(ctx context.Context, req *capstanv1.ScanRequest, emit func(*capstanv1.ScanResponse) error) error
 	AwaitWrite(context.Context, *capstanv1.AwaitWriteRequest) (*capstanv1.AwaitWriteResponse, error)
-	// ListConflicts calls emit as Scan does.
+	// ListConflicts calls emit as Scan does, but that nothing marks the end.
 	ListConflicts(ctx context.Context, req *capstanv1.ListConflictsRequest, emit func(*capstanv1.ListConflictsResponse) error) error
+	// MergeSessions makes one token of several sessions, none of them empty: what
+	// any of them saw or wrote, it has. Repetitions are allowed. It may drop what
+	// every replica has applied, and so answer with "". It fails with
+	// [replication.BadToken] if one is none of the cluster's, or if the result
+	// would be over [MaxTokenSize].
+	MergeSessions(ctx context.Context, sessions []string) (string, error)
 }
 
 // Cluster answers questions about nodes and partitions, and moves them. Errors
@@ -36,6 +47,16 @@ type Cluster interface {
 	DrainNode(context.Context, *capstanv1.DrainNodeRequest) (*capstanv1.DrainNodeResponse, error)
 	RemoveNode(context.Context, *capstanv1.RemoveNodeRequest) (*capstanv1.RemoveNodeResponse, error)
 	TransferLeadership(context.Context, *capstanv1.TransferLeadershipRequest) (*capstanv1.TransferLeadershipResponse, error)
+}
+
+// Chaos cuts this node off from others, for show. Errors and concurrency are
+// as for [KV].
+type Chaos interface {
+	// SetCut replaces the cut there is. Nodes are names or ids, at most
+	// [MaxCutNodes], perhaps repeated; one that is unknown, or this one, is
+	// refused with [replication.BadOption].
+	SetCut(context.Context, *capstanv1.SetCutRequest) (*capstanv1.SetCutResponse, error)
+	GetCut(context.Context, *capstanv1.GetCutRequest) (*capstanv1.GetCutResponse, error)
 }
 
 // Health says how the node is. Both methods are called concurrently and often

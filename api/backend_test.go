@@ -31,6 +31,23 @@ type memory struct {
 	// before, if set, runs in front of each operation; its error is the answer.
 	before func(ctx context.Context, op string, key []byte) error
 	ready  error
+	// token, if set, gives an answer's session: of the request's, the operation and
+	// its key.
+	token  func(session, op string, key []byte) string
+	merged [][]string // what MergeSessions was asked for
+	cut    []string
+}
+
+func (m *memory) session(session, op string, key []byte) string {
+	if m.token == nil {
+		return ""
+	}
+	return m.token(session, op, key)
+}
+
+// tentative is the version of an eventual write.
+func tentative(v *capstanv1.Version) *capstanv1.Version {
+	return &capstanv1.Version{Timestamp: v.GetTimestamp(), Node: v.GetNode()}
 }
 
 func (m *memory) enter(ctx context.Context, op string, key []byte) error {
@@ -101,10 +118,19 @@ func (m *memory) Get(ctx context.Context, r *capstanv1.GetRequest) (*capstanv1.G
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	e, found := m.values[string(r.Key)]
-	return &capstanv1.GetResponse{
+	res := &capstanv1.GetResponse{
 		Found: found, Value: e.GetValue(), Version: e.GetVersion(),
 		Freshness: &capstanv1.Freshness{ServedBy: "n1", Staleness: durationpb.New(0)},
-	}, nil
+		Session:   m.session(r.Session, "get", r.Key),
+	}
+	switch r.Consistency {
+	case bounded:
+		res.Freshness.Staleness = r.MaxStaleness
+	case eventual:
+		res.Freshness = &capstanv1.Freshness{ServedBy: "n1", Tentative: true}
+		res.Version = tentative(res.Version)
+	}
+	return res, nil
 }
 
 func (m *memory) Put(ctx context.Context, r *capstanv1.PutRequest) (*capstanv1.PutResponse, error) {
@@ -116,7 +142,11 @@ func (m *memory) Put(ctx context.Context, r *capstanv1.PutRequest) (*capstanv1.P
 	if err := m.test(r.Key, r.Condition); err != nil {
 		return nil, err
 	}
-	return &capstanv1.PutResponse{Version: m.write(r.Key, r.Value), ServedBy: "n1"}, nil
+	res := &capstanv1.PutResponse{Version: m.write(r.Key, r.Value), ServedBy: "n1", Session: m.session(r.Session, "put", r.Key)}
+	if r.Consistency == eventual {
+		res.Version, res.Receipt, res.Base = tentative(res.Version), "wr_"+string(r.Key), 7
+	}
+	return res, nil
 }
 
 func (m *memory) Delete(ctx context.Context, r *capstanv1.DeleteRequest) (*capstanv1.DeleteResponse, error) {
@@ -131,7 +161,11 @@ func (m *memory) Delete(ctx context.Context, r *capstanv1.DeleteRequest) (*capst
 	_, existed := m.values[string(r.Key)]
 	v := m.write(r.Key, nil)
 	delete(m.values, string(r.Key))
-	return &capstanv1.DeleteResponse{Version: v, Existed: &existed, ServedBy: "n1"}, nil
+	res := &capstanv1.DeleteResponse{Version: v, Existed: &existed, ServedBy: "n1", Session: m.session(r.Session, "delete", r.Key)}
+	if r.Consistency == eventual {
+		res.Version, res.Existed, res.Receipt, res.Base = tentative(v), nil, "wr_"+string(r.Key), 7
+	}
+	return res, nil
 }
 
 func (m *memory) Scan(ctx context.Context, r *capstanv1.ScanRequest, emit func(*capstanv1.ScanResponse) error) error {
@@ -152,7 +186,7 @@ func (m *memory) Scan(ctx context.Context, r *capstanv1.ScanRequest, emit func(*
 			return err
 		}
 	}
-	return emit(&capstanv1.ScanResponse{End: &capstanv1.ScanEnd{}})
+	return emit(&capstanv1.ScanResponse{End: &capstanv1.ScanEnd{Session: m.session(r.Session, "scan", r.Prefix)}})
 }
 
 func (m *memory) AwaitWrite(ctx context.Context, _ *capstanv1.AwaitWriteRequest) (*capstanv1.AwaitWriteResponse, error) {
@@ -167,6 +201,29 @@ func (m *memory) ListConflicts(ctx context.Context, _ *capstanv1.ListConflictsRe
 		return err
 	}
 	return ErrUnimplemented("conflicts")
+}
+
+func (m *memory) MergeSessions(ctx context.Context, sessions []string) (string, error) {
+	if err := m.enter(ctx, "merge", nil); err != nil {
+		return "", err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.merged = append(m.merged, slices.Clone(sessions))
+	return strings.Join(sessions, "+"), nil
+}
+
+func (m *memory) SetCut(_ context.Context, r *capstanv1.SetCutRequest) (*capstanv1.SetCutResponse, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.cut = r.GetNodes()
+	return &capstanv1.SetCutResponse{}, nil
+}
+
+func (m *memory) GetCut(context.Context, *capstanv1.GetCutRequest) (*capstanv1.GetCutResponse, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return &capstanv1.GetCutResponse{Nodes: m.cut}, nil
 }
 
 func (m *memory) GetStatus(ctx context.Context, _ *capstanv1.GetStatusRequest) (*capstanv1.GetStatusResponse, error) {
@@ -230,16 +287,20 @@ type edgeServer struct {
 	h2c       *http.Client
 }
 
-func startEdge(t testing.TB) *edgeServer {
+func startEdge(t testing.TB, change ...func(*Config)) *edgeServer {
 	t.Helper()
 	s := &edgeServer{memory: &memory{}, observer: &recorder{}}
-	server := NewServer(NewHandler(Config{
+	config := Config{
 		KV: s, Cluster: s, Health: s, MaxValueSize: 1000, Version: "v0", Observer: s.observer,
 		APIAddress: func(id partition.NodeID) string {
 			name, _, _ := strings.Cut(string(id), "-")
 			return "http://" + name
 		},
-	}))
+	}
+	for _, f := range change {
+		f(&config)
+	}
+	server := NewServer(NewHandler(config))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

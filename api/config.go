@@ -13,6 +13,9 @@ type Config struct {
 	KV      KV
 	Cluster Cluster
 	Health  Health
+	// Chaos serves the ChaosService; nil: that is not offered, which is how a node
+	// should run where its network is not to be cut by a mere request.
+	Chaos Chaos
 	// MaxValueSize bounds one value, in bytes. Default [DefaultMaxValueSize],
 	// at most [MaxMaxValueSize].
 	MaxValueSize int

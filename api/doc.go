@@ -13,9 +13,15 @@
 //   - Every error that leaves through either door carries an ErrorInfo, which
 //     says whether the operation was applied; so do errors that the RPC runtime
 //     makes before a handler runs. An error without one is a proxy's.
+//   - The level that a request asks for reaches the backend as it is: nothing
+//     here answers at another one.
 //   - "unavailable" always means not applied.
 //   - No message is over [MaxMessageSize], and none is decompressed beyond it.
 //
-// The node implements [KV], [Cluster] and [Health], and serves [NewHandler]
+// Sessions are the backend's: this package looks at no token but for its length.
+// Only a batch, whose operations share one, has their tokens merged.
+//
+// The node implements [KV], [Cluster], [Health] and, where that is wanted,
+// [Chaos], and serves [NewHandler]
 // through [NewServer].
 package api

@@ -39,10 +39,13 @@ func NewHandler(c Config) http.Handler {
 	mount := func(path string, h http.Handler) { d.services[strings.Trim(path, "/")] = h }
 	mount(capstanv1connect.NewKVServiceHandler(kvService{ops: ops}, options...))
 	mount(capstanv1connect.NewClusterServiceHandler(clusterService{ops: ops}, options...))
-	mount(grpchealth.NewHandler(healthChecker{c.Health}, options...))
-	reflector := grpcreflect.NewStaticReflector(
-		capstanv1connect.KVServiceName, capstanv1connect.ClusterServiceName, grpchealth.HealthV1ServiceName,
-	)
+	services := []string{capstanv1connect.KVServiceName, capstanv1connect.ClusterServiceName}
+	if c.Chaos != nil {
+		mount(capstanv1connect.NewChaosServiceHandler(chaosService{ops: ops}, options...))
+		services = append(services, capstanv1connect.ChaosServiceName)
+	}
+	mount(grpchealth.NewHandler(healthChecker{c.Health, services}, options...))
+	reflector := grpcreflect.NewStaticReflector(append(services, grpchealth.HealthV1ServiceName)...)
 	mount(grpcreflect.NewHandlerV1(reflector, options...))
 	mount(grpcreflect.NewHandlerV1Alpha(reflector, options...))
 	return d

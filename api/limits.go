@@ -11,8 +11,12 @@ const (
 	// MaxMaxValueSize is the most that the bound on values can be raised to: a
 	// value, its key and a session token fit into one message with room to spare.
 	MaxMaxValueSize = 3 << 20
-	// MaxTokenSize bounds a session token or a receipt, in bytes.
+	// MaxTokenSize bounds a session token or a receipt, in bytes; of several
+	// session tokens given as one, all of them together.
 	MaxTokenSize = 6 << 10
+	// TokenSeparator stands between session tokens that are given as one: the
+	// session is then all of theirs. It occurs in no token.
+	TokenSeparator = "."
 	// MaxMessageSize bounds one message in either direction, in bytes, after
 	// decompression.
 	MaxMessageSize = 4 << 20
@@ -22,6 +26,8 @@ const (
 	// MaxAcks and MaxReplicas are the largest replication factor there is.
 	MaxAcks     = 7
 	MaxReplicas = 7
+	// MaxCutNodes bounds the names in one SetCut: more than any cluster for show.
+	MaxCutNodes = 256
 	// MaxAwait bounds AwaitWriteRequest.wait.
 	MaxAwait = 60 * time.Second
 	// DefaultTimeout is the deadline of a request that came without one.

@@ -127,7 +127,6 @@ func TestBrokenRequestsChangeNothing(t *testing.T) {
 		{"timeout long", head("GET /kv/a?timeout=1h", ""), 400, "is over"},
 		{"session long", head("GET /kv/a", "Capstan-Session: "+strings.Repeat("s", 6145)+"\r\n"), 400, "over 6 KiB"},
 		{"session twice", head("GET /kv/a", "Capstan-Session: a\r\nCapstan-Session: b\r\n"), 400, "twice"},
-		{"eventual", head("PUT /kv/a?consistency=eventual", "Content-Length: 0\r\n"), 501, "eventual writes"},
 		{"condition on eventual", head("PUT /kv/a?consistency=eventual", "If-Match: *\r\nContent-Length: 0\r\n"), 400, "blind"},
 		{"method", head("POST /kv/a", "Content-Length: 0\r\n"), 405, "try: GET, HEAD, PUT, DELETE"},
 		{"options", head("OPTIONS /kv/a", ""), 405, "not allowed"},

@@ -61,7 +61,11 @@ const pipelineProcedure = capstanv1connect.KVServiceName + "/Pipeline"
 // isTimed tells calls with a deadline from those that last as long as the
 // client likes (health watches, reflection).
 func isTimed(service string) bool {
-	return service == capstanv1connect.KVServiceName || service == capstanv1connect.ClusterServiceName
+	switch service {
+	case capstanv1connect.KVServiceName, capstanv1connect.ClusterServiceName, capstanv1connect.ChaosServiceName:
+		return true
+	}
+	return false
 }
 
 // rpcCall is one RPC on its way through the runtime. Until the call has entered

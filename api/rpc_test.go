@@ -153,8 +153,8 @@ func TestEveryDialectTellsEveryErrorWithInfo(t *testing.T) {
 		wantError(t, scan(&capstanv1.ScanRequest{Start: []byte("b"), End: []byte("a")}), connect.CodeInvalidArgument, badOptionReason, notAppliedOutcome, "after its end")
 		wantError(t, put(&capstanv1.PutRequest{Key: key, Value: make([]byte, 1001)}), connect.CodeInvalidArgument, tooLargeReason, notAppliedOutcome, "1001 bytes")
 		wantError(t, get(&capstanv1.GetRequest{Key: key, Consistency: 9}), connect.CodeInvalidArgument, badOptionReason, notAppliedOutcome, "unknown consistency")
-		wantError(t, get(&capstanv1.GetRequest{Key: key, Consistency: eventual}), connect.CodeUnimplemented, 0, notAppliedOutcome, "eventual reads")
-		wantError(t, get(&capstanv1.GetRequest{Key: key, Session: "x"}), connect.CodeUnimplemented, 0, notAppliedOutcome, "session")
+		wantError(t, put(&capstanv1.PutRequest{Key: key, Consistency: bounded}), connect.CodeInvalidArgument, badOptionReason, notAppliedOutcome, "level for reads")
+		wantError(t, get(&capstanv1.GetRequest{Key: key, Session: strings.Repeat("x", MaxTokenSize+1)}), connect.CodeInvalidArgument, capstanv1.Reason_REASON_BAD_TOKEN, notAppliedOutcome, "6 KiB")
 		// Refused by the runtime before a handler runs.
 		wantError(t, put(&capstanv1.PutRequest{Key: key, Value: make([]byte, MaxMessageSize)}), connect.CodeResourceExhausted, tooLargeReason, notAppliedOutcome, "4 MiB")
 		wantError(t, put(&capstanv1.PutRequest{Key: key, Value: make([]byte, MaxMessageSize+2*wireOverhead)}), connect.CodeResourceExhausted, tooLargeReason, notAppliedOutcome, "4 MiB")

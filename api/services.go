@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"connectrpc.com/connect"
 	"connectrpc.com/grpchealth"
@@ -95,17 +96,34 @@ func (s clusterService) TransferLeadership(ctx context.Context, r *capstanv1.Tra
 	return s.ops.config.Cluster.TransferLeadership(ctx, r)
 }
 
+// chaosService is the RPC door to [Chaos].
+type chaosService struct{ ops *operations }
+
+var _ capstanv1connect.ChaosServiceHandler = chaosService{}
+
+func (s chaosService) SetCut(ctx context.Context, r *capstanv1.SetCutRequest) (*capstanv1.SetCutResponse, error) {
+	if err := validateCut(r); err != nil {
+		return nil, err
+	}
+	return s.ops.config.Chaos.SetCut(ctx, r)
+}
+
+func (s chaosService) GetCut(ctx context.Context, r *capstanv1.GetCutRequest) (*capstanv1.GetCutResponse, error) {
+	return s.ops.config.Chaos.GetCut(ctx, r)
+}
+
 var errUnknownService = errors.New("unknown service")
 
 // healthChecker is gRPC's health protocol: a service is up when the node is
 // ready; "" is the node as a whole.
-type healthChecker struct{ health Health }
+type healthChecker struct {
+	health   Health
+	services []string
+}
 
 // Check implements [grpchealth.Checker].
 func (h healthChecker) Check(ctx context.Context, r *grpchealth.CheckRequest) (*grpchealth.CheckResponse, error) {
-	switch r.Service {
-	case "", capstanv1connect.KVServiceName, capstanv1connect.ClusterServiceName:
-	default:
+	if r.Service != "" && !slices.Contains(h.services, r.Service) {
 		return nil, connect.NewError(connect.CodeNotFound, errUnknownService)
 	}
 	serving := h.health.Live() == nil && h.health.Ready(ctx, capstanv1.Consistency_CONSISTENCY_UNSPECIFIED) == nil

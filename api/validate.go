@@ -135,6 +135,18 @@ func validateNode(node string) error {
 	return nil
 }
 
+func validateCut(r *capstanv1.SetCutRequest) error {
+	if n := len(r.GetNodes()); n > MaxCutNodes {
+		return badOption("cut from %d nodes, at most %d", n, MaxCutNodes)
+	}
+	for _, node := range r.GetNodes() {
+		if err := validateNode(node); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func validateTransfer(r *capstanv1.TransferLeadershipRequest) error {
 	if r.GetTo() == "" {
 		return nil

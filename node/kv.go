@@ -54,6 +54,11 @@ func (r *router) ListConflicts(context.Context, *capstanv1.ListConflictsRequest,
 	return api.ErrUnimplemented("conflicts")
 }
 
+// MergeSessions belongs to session tokens, which this release does not give.
+func (r *router) MergeSessions(context.Context, []string) (string, error) {
+	return "", api.ErrUnimplemented("a session token")
+}
+
 // onlyLinearizable refuses what this release does not serve yet, rather than
 // answer it at another level than was asked for.
 func onlyLinearizable(level capstanv1.Consistency, session string) error {

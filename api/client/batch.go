@@ -13,16 +13,18 @@ type Op struct {
 	name    string
 	key     []byte
 	write   bool
+	near    bool
 }
 
-// GetOp reads a key in a batch. Via and Session mean nothing inside one.
+// GetOp reads a key in a batch. Via and sessions mean nothing inside one: they
+// are the batch's.
 func GetOp(key []byte, opts ...GetOption) Op {
 	var s settings
 	for _, o := range opts {
 		o.forGet(&s)
 	}
 	s.session = ""
-	return Op{name: "get", key: key, message: &capstanv1.Operation{Op: &capstanv1.Operation_Get{Get: s.get(key)}}}
+	return Op{name: "get", key: key, near: s.near(), message: &capstanv1.Operation{Op: &capstanv1.Operation_Get{Get: s.get(key)}}}
 }
 
 // PutOp writes a key in a batch.
@@ -32,7 +34,7 @@ func PutOp(key, value []byte, opts ...WriteOption) Op {
 		o.forWrite(&s)
 	}
 	s.session = ""
-	return Op{name: "put", key: key, write: true, message: &capstanv1.Operation{Op: &capstanv1.Operation_Put{Put: s.put(key, value)}}}
+	return Op{name: "put", key: key, write: true, near: s.near(), message: &capstanv1.Operation{Op: &capstanv1.Operation_Put{Put: s.put(key, value)}}}
 }
 
 // DeleteOp deletes a key in a batch.
@@ -42,7 +44,7 @@ func DeleteOp(key []byte, opts ...WriteOption) Op {
 		o.forWrite(&s)
 	}
 	s.session = ""
-	return Op{name: "delete", key: key, write: true, message: &capstanv1.Operation{Op: &capstanv1.Operation_Delete{Delete: s.delete(key)}}}
+	return Op{name: "delete", key: key, write: true, near: s.near(), message: &capstanv1.Operation{Op: &capstanv1.Operation_Delete{Delete: s.delete(key)}}}
 }
 
 // OpResult is what became of one operation: one of the four is set.
@@ -54,9 +56,10 @@ type OpResult struct {
 }
 
 // BatchResult is the answer to a batch: Results in the order of its operations.
+// They carry no session: the batch has one for all.
 type BatchResult struct {
 	Results []OpResult
-	Session string
+	Session string // if one was given, see the Session option
 
 	message *capstanv1.BatchResponse
 }
@@ -72,24 +75,28 @@ func (c *Client) Batch(ctx context.Context, ops []Op, opts ...BatchOption) (*Bat
 	for _, o := range opts {
 		o.forBatch(&s)
 	}
-	what := call{op: "batch"}
-	request := &capstanv1.BatchRequest{Session: s.session, Ops: make([]*capstanv1.Operation, len(ops))}
+	what := call{op: "batch", near: len(ops) > 0}
+	request := &capstanv1.BatchRequest{Ops: make([]*capstanv1.Operation, len(ops))}
 	for i, op := range ops {
 		request.Ops[i] = op.message
 		what.write = what.write || op.write
-	}
-	if err := fits(what, request); err != nil {
-		return nil, err
+		what.near = what.near && op.near
 	}
 	what.key = c.batchKey(ops)
-	return invoke(ctx, c, what, s, func(ctx context.Context, n *node) (*BatchResult, string, error) {
-		m, err := n.kv.Batch(ctx, request)
-		if err != nil {
-			return nil, "", err
+	return inSession(ctx, c, what, s, func(ctx context.Context, s *settings) (*BatchResult, error) {
+		request.Session = s.session
+		if err := fits(what, request); err != nil {
+			return nil, err
 		}
-		r, err := batchResult(ops, m)
-		return r, "", err
-	})
+		return invoke(ctx, c, what, *s, func(ctx context.Context, n *node) (*BatchResult, string, error) {
+			m, err := n.kv.Batch(ctx, request)
+			if err != nil {
+				return nil, "", err
+			}
+			r, err := batchResult(ops, m)
+			return r, "", err
+		})
+	}, func(r *BatchResult) *string { return &r.Session })
 }
 
 // batchKey is a key to route a batch by, if one partition holds all of them.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"sync"
@@ -41,6 +42,10 @@ type Client struct {
 	timeout     time.Duration
 	maxAttempts int
 	noRing      bool
+	noSession   bool
+	home        uint32 // which of several near replicas this client asks, see nearFirst
+	jar         jar
+	merging     chan struct{} // holds one while tokens are merged
 
 	ring atomic.Pointer[ring]
 
@@ -58,8 +63,11 @@ type Client struct {
 // node is one place to send calls to.
 type node struct {
 	base     string
+	address  string       // what is dialed for it
+	distance atomic.Int64 // ns that its last connection took to open; 0: not known
 	kv       capstanv1connect.KVServiceClient
 	cluster  capstanv1connect.ClusterServiceClient
+	chaos    capstanv1connect.ChaosServiceClient
 	failedAt atomic.Int64 // Unix ns of the last failed connection
 }
 
@@ -70,8 +78,10 @@ func New(o Options) (*Client, error) {
 	}
 	c := &Client{
 		via: o.Via, timeout: o.Timeout, maxAttempts: o.MaxAttempts, noRing: o.NoRing,
+		noSession: o.NoSession, home: rand.Uint32(), merging: make(chan struct{}, 1),
 		nodes: make(map[string]*node),
 	}
+	c.jar.replace(everywhere, nil, o.Session)
 	if c.timeout == 0 {
 		c.timeout = DefaultTimeout
 	}
@@ -80,7 +90,7 @@ func New(o Options) (*Client, error) {
 	}
 	transport := o.Transport
 	if transport == nil {
-		transport = newTransport(o.Dial)
+		transport = c.newTransport(o.Dial)
 	}
 	c.http = &http.Client{
 		Transport: transport,
@@ -98,10 +108,11 @@ func New(o Options) (*Client, error) {
 	return c, nil
 }
 
-func newTransport(dial func(context.Context, string, string) (net.Conn, error)) *http.Transport {
+func (c *Client) newTransport(dial func(context.Context, string, string) (net.Conn, error)) *http.Transport {
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}).DialContext
 	}
+	dial = c.measured(dial)
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
@@ -132,9 +143,10 @@ func (c *Client) nodeAt(base string) *node {
 		connect.WithReadMaxBytes(maxMessage),
 	}
 	n := &node{
-		base:    base,
+		base: base, address: addressOf(base),
 		kv:      capstanv1connect.NewKVServiceClient(c.http, base, options...),
 		cluster: capstanv1connect.NewClusterServiceClient(c.http, base, options...),
+		chaos:   capstanv1connect.NewChaosServiceClient(c.http, base, options...),
 	}
 	c.nodes[base] = n
 	return n
@@ -175,14 +187,17 @@ func (c *Client) Get(ctx context.Context, key []byte, opts ...GetOption) (*GetRe
 	for _, o := range opts {
 		o.forGet(&s)
 	}
-	request := s.get(key)
-	return invoke(ctx, c, call{op: "get", key: routable(key)}, s, func(ctx context.Context, n *node) (*GetResult, string, error) {
-		m, err := n.kv.Get(ctx, request)
-		if err != nil {
-			return nil, "", err
-		}
-		return getResult(m), m.GetFreshness().GetServedBy(), nil
-	})
+	what := call{op: "get", key: routable(key), near: s.near()}
+	return inSession(ctx, c, what, s, func(ctx context.Context, s *settings) (*GetResult, error) {
+		request := s.get(key)
+		return invoke(ctx, c, what, *s, func(ctx context.Context, n *node) (*GetResult, string, error) {
+			m, err := n.kv.Get(ctx, request)
+			if err != nil {
+				return nil, "", err
+			}
+			return getResult(m), m.GetFreshness().GetServedBy(), nil
+		})
+	}, func(r *GetResult) *string { return &r.Session })
 }
 
 // Put writes one key.
@@ -191,20 +206,23 @@ func (c *Client) Put(ctx context.Context, key, value []byte, opts ...WriteOption
 	for _, o := range opts {
 		o.forWrite(&s)
 	}
-	request, what := s.put(key, value), call{op: "put", write: true, key: routable(key)}
-	if err := fits(what, request); err != nil {
-		return nil, err
-	}
-	return invoke(ctx, c, what, s, func(ctx context.Context, n *node) (*PutResult, string, error) {
-		m, err := n.kv.Put(ctx, request)
-		if err == nil && m.GetVersion() == nil {
-			err = fmt.Errorf("%w: a put without a version", errMalformed)
+	what := call{op: "put", write: true, key: routable(key), near: s.near()}
+	return inSession(ctx, c, what, s, func(ctx context.Context, s *settings) (*PutResult, error) {
+		request := s.put(key, value)
+		if err := fits(what, request); err != nil {
+			return nil, err
 		}
-		if err != nil {
-			return nil, "", err
-		}
-		return putResult(m), m.GetServedBy(), nil
-	})
+		return invoke(ctx, c, what, *s, func(ctx context.Context, n *node) (*PutResult, string, error) {
+			m, err := n.kv.Put(ctx, request)
+			if err == nil && m.GetVersion() == nil {
+				err = fmt.Errorf("%w: a put without a version", errMalformed)
+			}
+			if err != nil {
+				return nil, "", err
+			}
+			return putResult(m), m.GetServedBy(), nil
+		})
+	}, func(r *PutResult) *string { return &r.Session })
 }
 
 // Delete deletes one key; that it was absent is no error.
@@ -213,17 +231,20 @@ func (c *Client) Delete(ctx context.Context, key []byte, opts ...WriteOption) (*
 	for _, o := range opts {
 		o.forWrite(&s)
 	}
-	request, what := s.delete(key), call{op: "delete", write: true, key: routable(key)}
-	return invoke(ctx, c, what, s, func(ctx context.Context, n *node) (*DeleteResult, string, error) {
-		m, err := n.kv.Delete(ctx, request)
-		if err == nil && m.GetVersion() == nil {
-			err = fmt.Errorf("%w: a delete without a version", errMalformed)
-		}
-		if err != nil {
-			return nil, "", err
-		}
-		return deleteResult(m), m.GetServedBy(), nil
-	})
+	what := call{op: "delete", write: true, key: routable(key), near: s.near()}
+	return inSession(ctx, c, what, s, func(ctx context.Context, s *settings) (*DeleteResult, error) {
+		request := s.delete(key)
+		return invoke(ctx, c, what, *s, func(ctx context.Context, n *node) (*DeleteResult, string, error) {
+			m, err := n.kv.Delete(ctx, request)
+			if err == nil && m.GetVersion() == nil {
+				err = fmt.Errorf("%w: a delete without a version", errMalformed)
+			}
+			if err != nil {
+				return nil, "", err
+			}
+			return deleteResult(m), m.GetServedBy(), nil
+		})
+	}, func(r *DeleteResult) *string { return &r.Session })
 }
 
 // routable is the key to route by; a key that no partition can have goes to any
@@ -241,6 +262,15 @@ func fits(what call, m proto.Message) error {
 		return refusal(what, connect.CodeInvalidArgument, "the message has %d bytes, %d are the most", n, maxMessage)
 	}
 	return nil
+}
+
+// near reports whether any node may serve the call: it needs no leader.
+func (s *settings) near() bool {
+	switch s.consistency {
+	case capstanv1.Consistency_CONSISTENCY_EVENTUAL, capstanv1.Consistency_CONSISTENCY_BOUNDED_STALENESS:
+		return true
+	}
+	return false
 }
 
 func (s *settings) get(key []byte) *capstanv1.GetRequest {

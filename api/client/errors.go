@@ -22,11 +22,13 @@ var (
 	ErrSessionBehind   error = reasonError(capstanv1.Reason_REASON_SESSION_BEHIND)
 	ErrTooFewAcks      error = reasonError(capstanv1.Reason_REASON_TOO_FEW_ACKS)
 	ErrLeaderChanged   error = reasonError(capstanv1.Reason_REASON_LEADER_CHANGED)
+	ErrBadToken        error = reasonError(capstanv1.Reason_REASON_BAD_TOKEN)
+	ErrDiskFull        error = reasonError(capstanv1.Reason_REASON_DISK_FULL)
 	ErrOverloaded      error = reasonError(capstanv1.Reason_REASON_OVERLOADED)
 	// ErrClosed: the client was closed before the call began.
 	ErrClosed = errors.New("client is closed")
-	// ErrIncomplete: a scan broke off. What it gave until then is true, but
-	// more may follow.
+	// ErrIncomplete: a scan or a list broke off. What it gave until then is true,
+	// but more may follow.
 	ErrIncomplete = errors.New("the scan is incomplete")
 	// errMalformed: the answer breaks the protocol.
 	errMalformed = errors.New("malformed answer")
@@ -53,8 +55,8 @@ type Error struct {
 	Current *Version
 	// Reachable and Needed count replicas, where counting was the reason.
 	Reachable, Needed uint32
-	// Receipt belongs to an eventual write short of acks; Session is the
-	// session's token after the failure.
+	// Receipt asks the fate of an eventual write that fell short of acks. Session
+	// is the token to go on with after the failure, if the call was given one.
 	Receipt, Session string
 	// Endpoint is the URL that was asked last, Attempts how often the call was
 	// sent.
@@ -193,7 +195,7 @@ func dialFailed(err error) bool {
 // retryable decides whether another attempt may follow e. alive says that the
 // caller's own context still is.
 func retryable(c call, e *Error, alive bool) bool {
-	var broken brokenScan
+	var broken brokenStream
 	if !alive || c.via || errors.As(e.Err, &broken) {
 		return false
 	}

@@ -36,6 +36,12 @@ type Options struct {
 	// MaxAttempts bounds how often one call is sent. Default
 	// DefaultMaxAttempts; 1: never tried again.
 	MaxAttempts int
+	// NoSession leaves out the session that the client carries from call to call
+	// otherwise: each call stands alone, unless it is given a Session.
+	NoSession bool
+	// Session is the token that the carried session begins with, of
+	// [Client.Session] or an answer.
+	Session string
 	// NoRing leaves the ring alone: calls go to the endpoints, which forward
 	// them. For programs that make one call and end.
 	NoRing bool
@@ -48,10 +54,19 @@ type Options struct {
 	Transport http.RoundTripper
 }
 
+// durationOf is d for a message; nil for 0.
+func durationOf(d time.Duration) *durationpb.Duration {
+	if d == 0 {
+		return nil
+	}
+	return durationpb.New(d)
+}
+
 // settings is what the options of one call add up to.
 type settings struct {
 	via          string
 	session      string
+	mode         sessionMode
 	consistency  capstanv1.Consistency
 	maxStaleness *durationpb.Duration
 	replicas     uint32
@@ -75,6 +90,12 @@ type ScanOption interface{ forScan(*settings) }
 // BatchOption is an option that fits Batch.
 type BatchOption interface{ forBatch(*settings) }
 
+// AwaitOption is an option that fits AwaitWrite.
+type AwaitOption interface{ forAwait(*settings) }
+
+// ConflictsOption is an option that fits Conflicts.
+type ConflictsOption interface{ forList(*settings) }
+
 // CallOption fits every call.
 type CallOption func(*settings)
 
@@ -82,6 +103,8 @@ func (o CallOption) forGet(s *settings)   { o(s) }
 func (o CallOption) forWrite(s *settings) { o(s) }
 func (o CallOption) forScan(s *settings)  { o(s) }
 func (o CallOption) forBatch(s *settings) { o(s) }
+func (o CallOption) forAwait(s *settings) { o(s) }
+func (o CallOption) forList(s *settings)  { o(s) }
 
 // SessionOption fits every call about keys.
 type SessionOption func(*settings)
@@ -90,6 +113,7 @@ func (o SessionOption) forGet(s *settings)   { o(s) }
 func (o SessionOption) forWrite(s *settings) { o(s) }
 func (o SessionOption) forScan(s *settings)  { o(s) }
 func (o SessionOption) forBatch(s *settings) { o(s) }
+func (o SessionOption) forAwait(s *settings) { o(s) }
 
 // LevelOption fits Get, Put, Delete and Scan.
 type LevelOption func(*settings)
@@ -103,6 +127,12 @@ type ReadOption func(*settings)
 
 func (o ReadOption) forGet(s *settings)  { o(s) }
 func (o ReadOption) forScan(s *settings) { o(s) }
+
+// ListOption fits Scan and Conflicts.
+type ListOption func(*settings)
+
+func (o ListOption) forScan(s *settings) { o(s) }
+func (o ListOption) forList(s *settings) { o(s) }
 
 type (
 	getOnly   func(*settings)
@@ -125,16 +155,28 @@ func Via(node string) CallOption {
 	}
 }
 
-// Session sends a session token of an earlier answer: the call sees at least
-// what that session saw and wrote.
-func Session(token string) SessionOption { return func(s *settings) { s.session = token } }
+// Session makes the call a part of the session that a token of an earlier answer
+// stands for, in place of the client's: it sees at least what that session saw and
+// wrote, and its answer has the token to go on with. An empty token begins a
+// new session.
+func Session(token string) SessionOption {
+	return func(s *settings) { s.session, s.mode = token, givenSession }
+}
+
+// NoSession makes the call stand alone: it may see less than the calls before
+// it, and those after it need not see what it saw or wrote. An eventual read
+// that fails because its session is behind can be answered so.
+func NoSession() SessionOption {
+	return func(s *settings) { s.session, s.mode = "", noSession }
+}
 
 // Linearizable is the default: correct, or an error.
 func Linearizable() LevelOption {
 	return func(s *settings) { s.consistency = capstanv1.Consistency_CONSISTENCY_LINEARIZABLE }
 }
 
-// Eventual is answered by whatever node can be reached.
+// Eventual is answered by whatever node can be reached. Writes are blind and
+// tentative until AwaitWrite says otherwise; reads see tentative writes.
 func Eventual() LevelOption {
 	return func(s *settings) { s.consistency = capstanv1.Consistency_CONSISTENCY_EVENTUAL }
 }
@@ -150,7 +192,10 @@ func Bounded(maxStaleness time.Duration) ReadOption {
 // Replicas asks n replicas and takes the newest answer; eventual reads only.
 func Replicas(n uint32) GetOption { return getOnly(func(s *settings) { s.replicas = n }) }
 
-// Acks waits until n nodes have an eventual write on disk. Default 1.
+// Acks waits until n nodes have an eventual write on disk. Default 1, at most
+// the replication factor. With fewer nodes reachable the write is refused; if
+// some are lost in the middle, its outcome is unknown and the error has the
+// receipt.
 func Acks(n uint32) WriteOption { return writeOnly(func(s *settings) { s.acks = n }) }
 
 // IfAbsent writes only if the key is absent.
@@ -174,16 +219,16 @@ func IfVersion(v Version) WriteOption {
 	})
 }
 
-// Prefix scans the keys that begin with p. It excludes Range.
-func Prefix(p []byte) ScanOption { return scanOnly(func(s *settings) { s.prefix = p }) }
+// Prefix asks for the keys that begin with p. It excludes Range.
+func Prefix(p []byte) ListOption { return func(s *settings) { s.prefix = p } }
 
 // Range scans from start (inclusive) to end (exclusive; empty: no end).
 func Range(start, end []byte) ScanOption {
 	return scanOnly(func(s *settings) { s.start, s.end = start, end })
 }
 
-// Limit ends a scan after n entries. 0: no limit.
-func Limit(n uint32) ScanOption { return scanOnly(func(s *settings) { s.limit = n }) }
+// Limit ends a list after n entries. 0: no limit.
+func Limit(n uint32) ListOption { return func(s *settings) { s.limit = n } }
 
 // KeysOnly leaves the values out of a scan.
 func KeysOnly() ScanOption { return scanOnly(func(s *settings) { s.keysOnly = true }) }

@@ -68,7 +68,7 @@ type GetResult struct {
 	Value     []byte
 	Version   Version
 	Freshness Freshness
-	Session   string
+	Session   string // if one was given, see the Session option
 
 	message *capstanv1.GetResponse
 }
@@ -87,7 +87,7 @@ func getResult(m *capstanv1.GetResponse) *GetResult {
 type PutResult struct {
 	Version  Version
 	ServedBy string
-	Session  string
+	Session  string // if one was given, see the Session option
 	// Receipt and Base (the log index that the node had heard of) belong to
 	// eventual writes.
 	Receipt string
@@ -110,7 +110,7 @@ func putResult(m *capstanv1.PutResponse) *PutResult {
 type DeleteResult struct {
 	Version  Version
 	ServedBy string
-	Session  string
+	Session  string // if one was given, see the Session option
 	// Existed says whether there was something to delete; nil where that is
 	// not known: an eventual delete looks at nothing.
 	Existed *bool

@@ -28,6 +28,8 @@ type call struct {
 	op    string
 	write bool
 	key   []byte // nil: any node does
+	near  bool   // any replica does: it needs no leader
+	waits bool   // it lasts as long as it was told to
 	via   bool   // one node, one attempt
 }
 
@@ -50,8 +52,8 @@ func (r *route) pick() (n *node, fresh bool) {
 }
 
 // routeTo orders the nodes for a call: the leader of the key's partition, its
-// other replicas, the other nodes, the endpoints. Nodes that refused a
-// connection a moment ago come last.
+// other replicas, the other nodes, the endpoints. What needs no leader goes to
+// the nearest replica. Nodes that refused a connection a moment ago come last.
 func (c *Client) routeTo(ctx context.Context, what call, via string) (*route, *Error) {
 	if what.via {
 		n, err := c.resolve(ctx, what, via)
@@ -67,11 +69,16 @@ func (c *Client) routeTo(ctx context.Context, what call, via string) (*route, *E
 	}
 	var order []*node
 	if what.key != nil {
-		p := r.partitions[partitionOf(what.key, len(r.partitions))]
-		if p.leader != nil {
-			order = append(order, p.leader)
+		id := partitionOf(what.key, len(r.partitions))
+		p := r.partitions[id]
+		switch {
+		case what.near:
+			order = nearFirst(p.replicas, c.home+id)
+		case p.leader != nil:
+			order = append([]*node{p.leader}, rotated(p.replicas)...)
+		default:
+			order = rotated(p.replicas)
 		}
-		order = append(order, rotated(p.replicas)...)
 	}
 	return &route{order: avoidLast(append(order, c.anyNodes(0)...))}, nil
 }
@@ -167,9 +174,9 @@ func invoke[T any](ctx context.Context, c *Client, what call, s settings, send f
 		hinted := c.follow(way, e)
 		next, fresh := way.pick()
 		// The node that was named is asked at once, and so is one not yet
-		// asked if this one could not be reached; else the cluster gets time
-		// to settle.
-		if atOnce := hinted || (fresh && e.unsent); !atOnce && !wait(ctx, attempt) {
+		// asked if this one could not be reached, or if each can answer by
+		// itself; else the cluster gets time to settle.
+		if atOnce := hinted || (fresh && (e.unsent || what.near)); !atOnce && !wait(ctx, attempt) {
 			return zero, e
 		}
 		n = next
@@ -206,7 +213,7 @@ func (c *Client) observe(what call, n *node, servedBy string) {
 func attemptContext(ctx context.Context, what call) (context.Context, context.CancelFunc) {
 	deadline, ok := ctx.Deadline()
 	left := time.Until(deadline)
-	if !ok || what.write || what.via || left < 2*leastReadAttempt {
+	if !ok || what.write || what.waits || what.via || left < 2*leastReadAttempt {
 		return context.WithCancel(ctx)
 	}
 	return context.WithTimeout(ctx, left/2)

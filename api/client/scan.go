@@ -2,8 +2,9 @@ package client
 
 import (
 	"context"
-	"fmt"
 	"iter"
+
+	"connectrpc.com/connect"
 
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
 )
@@ -35,59 +36,36 @@ func (c *Client) ScanMessages(ctx context.Context, opts ...ScanOption) iter.Seq2
 	for _, o := range opts {
 		o.forScan(&s)
 	}
-	request := &capstanv1.ScanRequest{
-		Prefix: s.prefix, Start: s.start, End: s.end, Limit: s.limit, KeysOnly: s.keysOnly,
-		Consistency: s.consistency, MaxStaleness: s.maxStaleness, Session: s.session,
-	}
 	return func(yield func(*capstanv1.ScanResponse, error) bool) {
 		ctx, cancel := c.bounded(ctx)
 		defer cancel()
-		// Until something was given to the caller, a broken scan begins anew,
-		// elsewhere. Afterwards it may not: the entries would repeat.
-		given, stopped := false, false
-		_, err := invoke(ctx, c, call{op: "scan"}, s, func(attempt context.Context, n *node) (struct{}, string, error) {
-			err := scanOnce(ctx, attempt, n, request, func(m *capstanv1.ScanResponse) bool {
-				given = true
-				stopped = !yield(m, nil)
-				return !stopped
-			})
-			if err != nil && given {
-				err = brokenScan{err}
-			}
-			return struct{}{}, "", err
-		})
-		if err != nil && !stopped {
+		s, what := s, call{op: "scan", near: s.near()}
+		st, err := c.begin(ctx, what, &s)
+		if err != nil {
 			yield(nil, err)
+			return
+		}
+		request := &capstanv1.ScanRequest{
+			Prefix: s.prefix, Start: s.start, End: s.end, Limit: s.limit, KeysOnly: s.keysOnly,
+			Consistency: s.consistency, MaxStaleness: s.maxStaleness, Session: s.session,
+		}
+		stopped, err := stream(ctx, c, what, s, streamCall[capstanv1.ScanResponse]{
+			open: func(ctx context.Context, n *node) (*connect.ServerStreamForClient[capstanv1.ScanResponse], error) {
+				return n.kv.Scan(ctx, request)
+			},
+			give: func(m *capstanv1.ScanResponse) bool {
+				if end := m.GetEnd(); end != nil {
+					st.end(end.GetSession(), nil)
+				}
+				return yield(m, nil)
+			},
+			last: func(m *capstanv1.ScanResponse) bool { return m.GetEnd() != nil },
+		})
+		if err != nil {
+			st.end("", err)
+			if !stopped {
+				yield(nil, err)
+			}
 		}
 	}
-}
-
-// brokenScan is a scan that failed after it had given entries.
-type brokenScan struct{ error }
-
-func (e brokenScan) Unwrap() []error { return []error{ErrIncomplete, e.error} }
-
-// scanOnce runs one scan on one node. The attempt's shorter time bounds only
-// the wait for the first message.
-func scanOnce(ctx, attempt context.Context, n *node, request *capstanv1.ScanRequest, give func(*capstanv1.ScanResponse) bool) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(attempt, cancel)
-	defer stop()
-	stream, err := n.kv.Scan(ctx, request)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = stream.Close() }()
-	for stream.Receive() {
-		stop()
-		m := stream.Msg()
-		if !give(m) || m.GetEnd() != nil {
-			return nil
-		}
-	}
-	if err := stream.Err(); err != nil {
-		return err
-	}
-	return fmt.Errorf("%w: it stopped without an end", ErrIncomplete)
 }
