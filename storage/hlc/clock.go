@@ -3,6 +3,8 @@ package hlc
 import (
 	"sync"
 	"time"
+
+	"github.com/capstan-kv/capstan/storage/fault"
 )
 
 // Clock gives out timestamps. It is safe for concurrent use; a reading costs
@@ -91,4 +93,10 @@ func (c *Clock) tick(wall Timestamp) Timestamp {
 	return c.last
 }
 
-func (c *Clock) limit(now time.Time) Timestamp { return At(now.Add(c.maxOffset)) }
+// limit is what no timestamp from elsewhere moves the clock beyond.
+func (c *Clock) limit(now time.Time) Timestamp {
+	if fault.On(fault.FarFuture) {
+		return Max
+	}
+	return At(now.Add(c.maxOffset))
+}
