@@ -67,6 +67,9 @@ type Config struct {
 	// founding of a cluster, for people.
 	// Default time.Now.
 	Now func() time.Time
+	// Elapsed is the clock on which the age of data is measured for reads of
+	// bounded staleness; see replication.HostConfig. Default: the machine's own.
+	Elapsed func() time.Duration
 }
 
 // Network is how a node reaches others and is reached.

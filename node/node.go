@@ -222,7 +222,7 @@ func (n *Node) openPeers() (err error) {
 	}
 	n.onClose(n.transport.Close)
 	if n.host, err = replication.NewHost(replication.HostConfig{
-		Self: n.id, Peers: peers{n.transport}, Events: n.journal.replication,
+		Self: n.id, Peers: peers{n.transport}, Events: n.journal.replication, Elapsed: n.config.Elapsed,
 	}); err != nil {
 		return err
 	}

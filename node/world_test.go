@@ -149,7 +149,8 @@ func (m *machine) config(p *processNetwork) Config {
 	c := Config{
 		Name: m.name, DataDir: "data", BootstrapExpect: m.world.expect, Partitions: 4,
 		Listen: m.host + ":7820", ListenPeer: m.host + ":7821", ListenGossip: m.host + ":7822",
-		FS: m.disk, Network: p, Logger: slog.New(slog.NewTextHandler(m.world.journal, &slog.HandlerOptions{
+		Elapsed: func() time.Duration { return time.Duration(time.Now().UnixNano()) }, // as time goes in the bubble
+		FS:      m.disk, Network: p, Logger: slog.New(slog.NewTextHandler(m.world.journal, &slog.HandlerOptions{
 			Level: slog.LevelDebug,
 			ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 				if a.Key == slog.TimeKey {

@@ -26,6 +26,8 @@ type cluster struct {
 	members []Member
 	events  func(Event)
 	timing  Timing
+	start   time.Time    // of the nodes' clocks
+	asleep  atomic.Int64 // nanoseconds by which those are ahead of the test's time
 }
 
 // testNode is one node: what survives a restart (store, snapshots, machine),
@@ -95,7 +97,7 @@ func (s *hangingStore) oldest() time.Duration {
 
 // newCluster starts n voters; the test closes it.
 func newCluster(t testing.TB, n int, options ...func(*cluster)) *cluster {
-	c := &cluster{t: t, fabric: newFabric()}
+	c := &cluster{t: t, fabric: newFabric(), start: time.Now()}
 	for i := range n {
 		c.members = append(c.members, Member{Node: nodeName(i), Generation: 1})
 	}
@@ -124,7 +126,7 @@ func (n *testNode) open(bootstrap []Member) {
 	n.cluster.t.Helper()
 	n.peers = n.cluster.fabric.join(n.id)
 	var err error
-	n.host, err = NewHost(HostConfig{Self: n.id, Peers: n.peers, Timing: n.cluster.timing, Events: n.cluster.events})
+	n.host, err = NewHost(HostConfig{Self: n.id, Peers: n.peers, Timing: n.cluster.timing, Events: n.cluster.events, Elapsed: n.cluster.elapsed})
 	if err != nil {
 		n.cluster.t.Fatal(err)
 	}
@@ -167,6 +169,11 @@ func (c *cluster) close() {
 	// leadership ended before its answer; this fabric, unlike the transport, has
 	// nothing that would end it.
 	time.Sleep(rpcTimeout)
+}
+
+// elapsed is the clock of every node.
+func (c *cluster) elapsed() time.Duration {
+	return time.Since(c.start) + time.Duration(c.asleep.Load())
 }
 
 // eventually waits, in steps of virtual time.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -125,17 +126,12 @@ func (e newerTerm) Error() string {
 // confirmation is one read that waits for a round.
 type confirmation struct {
 	group  *Group
-	answer chan<- confirmed1 // buffered
-}
-
-type confirmed1 struct {
-	index uint64
-	err   error
+	answer chan<- indexResult // buffered; gets no notice
 }
 
 // confirm waits for a whole round that begins after the call.
 func (h *Host) confirm(ctx context.Context, g *Group) (uint64, error) {
-	answer := make(chan confirmed1, 1)
+	answer := make(chan indexResult, 1)
 	if !h.confirmations.add(confirmation{g, answer}) {
 		return 0, overloaded("too many reads wait for a confirmation of the term")
 	}
@@ -150,14 +146,15 @@ func (h *Host) confirm(ctx context.Context, g *Group) (uint64, error) {
 // tally is a group's part of a round.
 type tally struct {
 	ballot
-	reads         []chan<- confirmed1
+	began         time.Duration // on the host's clock
+	reads         []chan<- indexResult
 	confirmations int
 	outstanding   int
 	newer         uint64
 	verdict       verdict
 }
 
-func (t *tally) answer(a confirmed1) {
+func (t *tally) answer(a indexResult) {
 	for _, r := range t.reads {
 		r <- a
 	}
@@ -170,14 +167,15 @@ func (t *tally) settle(g *Group) bool {
 	}
 	switch t.verdict = judge(t.needed, t.confirmations, t.outstanding); t.verdict {
 	case confirmed:
-		t.answer(confirmed1{index: t.index})
+		g.remember(t.began, t.index)
+		t.answer(indexResult{index: t.index})
 	case refused:
 		err := errUnconfirmed
 		if t.newer > 0 {
 			err = newerTerm{t.term, t.newer}
 			g.nudge()
 		}
-		t.answer(confirmed1{err: err})
+		t.answer(indexResult{err: err})
 	}
 	return t.verdict != open
 }
@@ -196,15 +194,16 @@ func (h *Host) confirmRound(reads []confirmation) {
 		t.reads = append(t.reads, r.answer)
 	}
 	asked := map[partition.NodeID]*ask{}
+	began := h.elapsed() // before anything is looked at
 	undecided := 0
 	for _, g := range order {
 		t := tallies[g]
 		b, err := g.ballot()
 		if err != nil {
-			t.answer(confirmed1{err: err})
+			t.answer(indexResult{err: err})
 			continue
 		}
-		t.ballot, t.outstanding = b, len(b.voters)
+		t.ballot, t.outstanding, t.began = b, len(b.voters), began
 		if t.settle(g) {
 			continue
 		}

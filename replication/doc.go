@@ -3,7 +3,8 @@
 //
 // A [Host] is all replicas of one node, a [Group] is one replica. A Group
 // proposes commands ([Group.Propose]), gives linearizable read indexes
-// ([Group.ReadIndex]) and applies what is committed to its [Machine]. The Host
+// ([Group.ReadIndex]), knows how old its state may be ([Group.Bounded]) and
+// applies what is committed to its [Machine]. The Host
 // does what pays only across groups: one round of term confirmation serves
 // every waiting read of every group that shares those peers, one frame carries
 // the commit notices of all groups.
@@ -18,6 +19,8 @@
 //   - A replica never goes on past an entry that its machine did not take: it
 //     stops, loudly (fsm.go).
 //   - Every error says whether the operation may have happened (refuse.go).
+//   - A bounded read is answered only with a read index that was asked for
+//     within its bound and is applied (bounded.go).
 //   - A follower is told of commits only by naming (index, term) pairs that
 //     the leader has applied (notice.go).
 //

@@ -85,11 +85,13 @@ type Group struct {
 	stalledFor func() time.Duration
 	raft       *raft.Raft // set before ready
 
-	fsm      *fsm
-	applied  *appliedIndex
-	matched  sync.Map // raft.ServerID -> match
-	proposer *proposer
-	learner  *learner
+	fsm     *fsm
+	applied *appliedIndex
+	// remembered read indexes, for bounded reads.
+	remembered remembered
+	matched    sync.Map // raft.ServerID -> match
+	proposer   *proposer
+	learner    *learner
 
 	ready    atomic.Bool
 	stalled  atomic.Bool

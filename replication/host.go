@@ -35,6 +35,11 @@ type HostConfig struct {
 	Timing Timing
 	// Events hears what happens; may be nil.
 	Events func(Event)
+	// Elapsed is the clock on which the age of a replica's state is measured: it
+	// goes on steadily from any point, and while the machine is suspended too. It
+	// is called from many goroutines. Default: the machine's own, CLOCK_BOOTTIME
+	// on Linux.
+	Elapsed func() time.Duration
 }
 
 // Host is all replicas of one node. It does for them together what would cost
@@ -44,6 +49,8 @@ type Host struct {
 	peers  Peers
 	timing Timing
 	events func(Event)
+	// elapsed is HostConfig.Elapsed.
+	elapsed func() time.Duration
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -51,6 +58,7 @@ type Host struct {
 
 	confirmations rounds[confirmation]
 	notices       *noticer
+	refresher     *refresher
 
 	mu     sync.RWMutex
 	closed bool
@@ -68,14 +76,19 @@ func NewHost(c HostConfig) (*Host, error) {
 		return nil, errors.New("replication host: Self and Peers must be set")
 	}
 	h := &Host{
-		self: c.Self, peers: c.Peers, timing: t, events: c.Events,
+		self: c.Self, peers: c.Peers, timing: t, events: c.Events, elapsed: c.Elapsed,
 		groups: map[storage.GroupID]*Group{},
 		askers: map[partition.NodeID]*rounds[indexRequest]{},
+	}
+	if h.elapsed == nil {
+		h.elapsed = elapsed
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.confirmations.run = h.confirmRound
 	h.notices = newNoticer(h)
+	h.refresher = newRefresher(h)
 	h.wg.Go(func() { h.notices.run(h.ctx) })
+	h.wg.Go(func() { h.refresher.run(h.ctx) })
 	h.wg.Go(func() { h.watchDisks(h.ctx) })
 	h.peers.Handle(KindConfirm, h.handleConfirm)
 	h.peers.Handle(KindReadIndex, h.handleReadIndex)
@@ -83,6 +96,10 @@ func NewHost(c HostConfig) (*Host, error) {
 	h.peers.Handle(KindBehind, h.handleBehind)
 	return h, nil
 }
+
+// Elapsed is the time on the host's clock for the age of state; only
+// differences mean something. See [HostConfig].
+func (h *Host) Elapsed() time.Duration { return h.elapsed() }
 
 // Open starts a replica of a group. A host has one replica a group at a time.
 func (h *Host) Open(c GroupConfig) (*Group, error) {

@@ -20,11 +20,32 @@ type mapMachine struct {
 	index, term uint64
 	data        map[string]string
 	applies     int
+	frozen      chan struct{} // if set, entries are applied once it is closed
+}
+
+// freeze stops the machine from applying until thaw is called.
+func (m *mapMachine) freeze() (thaw func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	gate := make(chan struct{})
+	m.frozen = gate
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.frozen = nil
+		close(gate)
+	}
 }
 
 func newMapMachine() *mapMachine { return &mapMachine{data: map[string]string{}} }
 
 func (m *mapMachine) Apply(entries []Entry) ([][]any, error) {
+	m.mu.Lock()
+	gate := m.frozen
+	m.mu.Unlock()
+	if gate != nil {
+		<-gate
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.applies++

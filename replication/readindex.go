@@ -3,7 +3,6 @@ package replication
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/capstan-kv/capstan/partition"
@@ -81,7 +80,7 @@ func (g *Group) tryReadIndex(ctx context.Context) (uint64, error) {
 		return 0, errNotLeading // wait for a leader, or for our own no-op
 	}
 	answer := make(chan indexResult, 1)
-	if !g.host.asker(leader.Node).add(indexRequest{storage.Replica{Group: g.replica.Group, Generation: leader.Generation}, answer}) {
+	if !g.host.asker(leader.Node).add(g.indexRequest(leader, answer)) {
 		if err := g.unusable(); err != nil {
 			return 0, err
 		}
@@ -89,11 +88,7 @@ func (g *Group) tryReadIndex(ctx context.Context) (uint64, error) {
 	}
 	select {
 	case r := <-answer:
-		if r.err != nil {
-			return 0, r.err
-		}
-		g.learner.learn(leader, r.notice)
-		return r.index, nil
+		return r.index, r.err
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
@@ -101,14 +96,24 @@ func (g *Group) tryReadIndex(ctx context.Context) (uint64, error) {
 
 // indexRequest is one read at a follower, on its way to the leader's replica.
 type indexRequest struct {
-	leader storage.Replica
+	group  *Group // that follower
+	leader Member
 	answer chan<- indexResult // buffered
 }
 
+func (g *Group) indexRequest(leader Member, answer chan<- indexResult) indexRequest {
+	return indexRequest{group: g, leader: leader, answer: answer}
+}
+
+// replica is the leader's.
+func (r indexRequest) replica() storage.Replica {
+	return storage.Replica{Group: r.group.replica.Group, Generation: r.leader.Generation}
+}
+
+// indexResult is a read index, or why there is none.
 type indexResult struct {
-	index  uint64
-	notice notice
-	err    error
+	index uint64
+	err   error
 }
 
 // asker gathers the requests to one node.
@@ -130,18 +135,26 @@ func (h *Host) askIndexes(node partition.NodeID, requests []indexRequest) {
 	at := map[storage.Replica]int{}
 	var replicas []storage.Replica
 	for _, r := range requests {
-		if _, ok := at[r.leader]; !ok {
-			at[r.leader] = len(replicas)
-			replicas = append(replicas, r.leader)
+		leader := r.replica()
+		if _, ok := at[leader]; !ok {
+			at[leader] = len(replicas)
+			replicas = append(replicas, leader)
 		}
 	}
+	began := h.elapsed() // before anything is sent
 	answers, err := h.callIndexes(node, replicas)
 	for _, r := range requests {
 		if err != nil {
 			r.answer <- indexResult{err: err}
 			continue
 		}
-		r.answer <- answers[at[r.leader]].result()
+		answer := answers[at[r.replica()]]
+		result := answer.result()
+		if result.err == nil {
+			r.group.learner.learn(r.leader, answer.notice)
+			r.group.remember(began, result.index)
+		}
+		r.answer <- result
 	}
 }
 
@@ -164,7 +177,7 @@ func (h *Host) callIndexes(node partition.NodeID, replicas []storage.Replica) ([
 func (a indexAnswer) result() indexResult {
 	switch a.status {
 	case indexGiven:
-		return indexResult{index: a.index, notice: a.notice}
+		return indexResult{index: a.index}
 	case indexUnconfirmed:
 		return indexResult{err: errUnconfirmed}
 	}
@@ -172,7 +185,7 @@ func (a indexAnswer) result() indexResult {
 }
 
 // handleReadIndex is the leader's side. Its answers name exactly the replicas
-// asked for; each comes from a round that began after the request arrived.
+// asked for; they come from one round that began after the request arrived.
 func (h *Host) handleReadIndex(ctx context.Context, _ partition.NodeID, payload []byte) ([]byte, error) {
 	replicas, err := decodeReplicas(payload)
 	if err != nil {
@@ -181,7 +194,9 @@ func (h *Host) handleReadIndex(ctx context.Context, _ partition.NodeID, payload 
 	ctx, cancel := context.WithTimeout(ctx, h.timing.confirmTimeout())
 	defer cancel()
 	answers := make([]indexAnswer, len(replicas))
-	var wg sync.WaitGroup
+	groups := make([]*Group, len(replicas)) // those that are asked
+	results := make([]chan indexResult, len(replicas))
+	var round []confirmation
 	for i, r := range replicas {
 		g := h.serving(r)
 		if g == nil {
@@ -192,21 +207,39 @@ func (h *Host) handleReadIndex(ctx context.Context, _ partition.NodeID, payload 
 			answers[i].status = indexNotLeader
 			continue
 		}
-		wg.Go(func() { answers[i] = g.answerIndex(ctx) })
+		answers[i].status = indexUnconfirmed
+		groups[i], results[i] = g, make(chan indexResult, 1)
+		round = append(round, confirmation{g, results[i]})
 	}
-	wg.Wait()
+	if len(round) == 0 || !h.confirmations.add(round...) {
+		return encodeIndexes(answers), nil
+	}
+	for i, g := range groups {
+		if g == nil {
+			continue
+		}
+		select {
+		case r := <-results[i]:
+			answers[i] = g.answerIndex(r)
+		case <-ctx.Done():
+			select { // others may be decided
+			case r := <-results[i]:
+				answers[i] = g.answerIndex(r)
+			default:
+			}
+		}
+	}
 	return encodeIndexes(answers), nil
 }
 
-func (g *Group) answerIndex(ctx context.Context) indexAnswer {
-	index, err := g.host.confirm(ctx, g)
+func (g *Group) answerIndex(r indexResult) indexAnswer {
 	switch {
-	case errors.Is(err, errNotLeading):
+	case errors.Is(r.err, errNotLeading):
 		return indexAnswer{status: indexNotLeader}
-	case err != nil:
+	case r.err != nil:
 		return indexAnswer{status: indexUnconfirmed}
 	}
-	return indexAnswer{status: indexGiven, index: index, notice: g.notice()}
+	return indexAnswer{status: indexGiven, index: r.index, notice: g.notice()}
 }
 
 // WaitApplied returns once the replica has applied index. Its failures are

@@ -36,14 +36,15 @@ const (
 	maxWaiting = 1 << 16
 )
 
-// add reports whether there was room; there is none after close.
-func (r *rounds[T]) add(item T) bool {
+// add reports whether there was room; there is none after close. Items added
+// together are in one round.
+func (r *rounds[T]) add(items ...T) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed || len(r.waiting) >= maxWaiting {
+	if r.closed || len(r.waiting)+len(items) > maxWaiting {
 		return false
 	}
-	r.waiting = append(r.waiting, item)
+	r.waiting = append(r.waiting, items...)
 	r.begin()
 	return true
 }
