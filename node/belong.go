@@ -98,11 +98,16 @@ func (n *Node) ring() *control.State {
 	}
 }
 
-// watchRing opens the replicas that the ring gives to this node.
+// watchRing opens the replicas that the ring gives to this node, and hangs up on
+// nodes that were removed.
 func (n *Node) watchRing() {
 	for {
 		changed := n.control.machine.watch()
-		if err := n.replicas.follow(n.control.machine.current()); err != nil {
+		ring := n.control.machine.current()
+		for _, removed := range ring.Removed() {
+			n.transport.Drop(removed.Node) // admit refuses it from now on
+		}
+		if err := n.replicas.follow(ring); err != nil {
 			if n.ctx.Err() == nil {
 				n.fail(err)
 			}
@@ -187,7 +192,7 @@ func (n *Node) findCluster() error {
 func (n *Node) found(former *formation.Coordinator, clusterID string) error {
 	command := control.Command{Found: &control.Found{ClusterID: clusterID, Settings: control.Settings{
 		Partitions: n.config.Partitions, ReplicationFactor: n.config.ReplicationFactor,
-		BootstrapExpect: n.config.BootstrapExpect, CreatedUnixMs: n.config.Now().UnixMilli(),
+		BootstrapExpect: n.config.BootstrapExpect, CreatedUnixMs: n.config.Now().UnixMilli(), Secret: randomSecret(),
 	}}}
 	for !n.control.machine.current().Founded() {
 		result, err := n.control.propose(n.ctx, command)
@@ -380,12 +385,18 @@ func (n *Node) admit(hello transport.Hello) error {
 	}
 	switch {
 	case known.State == control.Left:
-		return fmt.Errorf("%s was removed from the cluster for ever", hello.From)
+		return fmt.Errorf("%s: %w", hello.From, transport.ErrPeerRemoved)
 	case hello.Start < known.StartCounter, hello.Start == known.StartCounter && hello.Incarnation != known.Incarnation:
 		return fmt.Errorf("%s runs on an older image of its disk: the cluster knows its start %d, this is start %d",
 			hello.From, known.StartCounter, hello.Start)
 	}
 	return nil
+}
+
+func randomSecret() []byte {
+	secret := make([]byte, control.SecretBytes)
+	_, _ = rand.Read(secret) // never fails
+	return secret
 }
 
 func randomID() string {

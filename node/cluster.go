@@ -168,14 +168,9 @@ func (n *Node) transferLeader(ctx context.Context, t partition.Transfer) error {
 	return err
 }
 
-// DrainNode and RemoveNode come with the moving of replicas.
+// DrainNode comes with the moving of replicas.
 func (clusterService) DrainNode(context.Context, *capstanv1.DrainNodeRequest) (*capstanv1.DrainNodeResponse, error) {
 	return nil, api.ErrUnimplemented("draining a node")
-}
-
-// RemoveNode: see DrainNode.
-func (clusterService) RemoveNode(context.Context, *capstanv1.RemoveNodeRequest) (*capstanv1.RemoveNodeResponse, error) {
-	return nil, api.ErrUnimplemented("removing a node")
 }
 
 func badOption(format string, args ...any) *replication.Error {

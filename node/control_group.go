@@ -95,7 +95,7 @@ func (c *controlGroup) handle(ctx context.Context, from partition.NodeID, payloa
 	if err != nil {
 		return nil, err
 	}
-	if _, member := c.machine.current().Node(from); !member {
+	if known, ok := c.machine.current().Node(from); !ok || known.State == control.Left {
 		if command.RegisterNode == nil || command.RegisterNode.Node.ID != from {
 			return nil, fmt.Errorf("%s is no member of this cluster and may only register itself", from)
 		}

@@ -216,7 +216,7 @@ func (n *Node) onStateEvent(e storage.Event) {
 func (n *Node) openPeers() (err error) {
 	if n.transport, err = transport.New(transport.Config{
 		Self: n.id, Cluster: n.identity.ClusterID, Incarnation: n.incarnation, Start: n.identity.Starts(),
-		Listener: n.sockets.peer, Dial: n.config.Network.Dial, Resolve: n.resolve, Admit: n.admit, Events: n.journal.transport,
+		Listener: n.sockets.peer, Dial: n.config.Network.Dial, Resolve: n.resolve, Admit: n.admit, Events: n.onTransportEvent,
 	}); err != nil {
 		return err
 	}

@@ -30,6 +30,8 @@ const (
 	LastVoter       Reason = "last_voter"       // nobody else votes
 	BadStateChange  Reason = "bad_state_change" // there is no way between the two states
 	NodeUnavailable Reason = "node_unavailable" // the node is to take nothing more
+	NodeAlive       Reason = "node_alive"       // the node is counted on
+	QuorumNeeded    Reason = "quorum_needed"    // a partition could never have a quorum again
 )
 
 // Rejection is a command refused: a definite answer, the state is unchanged.
@@ -88,6 +90,8 @@ func apply(s *State, c Command) (*State, *Rejection) {
 		return c.RegisterNode.apply(s)
 	case c.SetNodeState != nil:
 		return c.SetNodeState.apply(s)
+	case c.RemoveNode != nil:
+		return c.RemoveNode.apply(s)
 	case c.Place != nil:
 		return c.Place.apply(s)
 	}
@@ -130,7 +134,7 @@ func (c *RegisterNode) apply(s *State) (*State, *Rejection) {
 	if c.ClusterID != "" && c.ClusterID != s.ClusterID {
 		return nil, reject(ForeignCluster, "the data directory of %s belongs to cluster %s, this is %s", n.ID, c.ClusterID, s.ClusterID)
 	}
-	n.State = Alive
+	n.State, n.RemovedEpoch = Alive, 0
 	at, known := s.find(n.ID)
 	if known {
 		old := s.Nodes[at]
@@ -202,7 +206,57 @@ func (c *SetNodeState) apply(s *State) (*State, *Rejection) {
 	next := *s
 	next.Nodes = slices.Clone(s.Nodes)
 	next.Nodes[at].State = c.State
+	if c.State == Left {
+		next.Nodes[at].RemovedEpoch = s.Epoch + 1
+	}
 	return &next, nil
+}
+
+func (c *RemoveNode) apply(s *State) (*State, *Rejection) {
+	at, ok := s.find(c.Node)
+	if !ok {
+		return nil, reject(UnknownNode, "there is no node %s", c.Node)
+	}
+	n := s.Nodes[at]
+	switch {
+	case n.State == Left:
+		return nil, nil
+	case c.Incarnation != 0 && c.Incarnation != n.Incarnation:
+		return nil, reject(Outdated, "node %s has started again since", c.Node)
+	case n.State == Alive:
+		return nil, reject(NodeAlive, "node %s is alive: stop it, or drain it, before it is removed", c.Node)
+	}
+	if rejection := s.quorumsWithout(c.Node); rejection != nil {
+		return nil, rejection
+	}
+	next := *s
+	next.Nodes = slices.Clone(s.Nodes)
+	next.Nodes[at].State, next.Nodes[at].RemovedEpoch = Left, s.Epoch+1
+	return &next, nil
+}
+
+// quorumsWithout refuses what could not be mended: a node that is removed never
+// votes again, and without a quorum its place can not be given to another.
+func (s *State) quorumsWithout(id partition.NodeID) *Rejection {
+	for p, part := range s.Partitions {
+		if r, holds := s.Replica(partition.ID(p), id); !holds || !r.Voter {
+			continue
+		}
+		voters, stay := 0, 0
+		for _, r := range part.Replicas {
+			if !r.Voter {
+				continue
+			}
+			voters++
+			if n, _ := s.Node(r.Node); r.Node != id && n.State != Left {
+				stay++
+			}
+		}
+		if needed := voters/2 + 1; stay < needed {
+			return reject(QuorumNeeded, "without %s, partition %d would have %d of its %d voters left for ever, and needs %d", id, p, stay, voters, needed)
+		}
+	}
+	return nil
 }
 
 func (c *Place) apply(s *State) (*State, *Rejection) {

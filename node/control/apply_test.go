@@ -51,6 +51,10 @@ func remove(p partition.ID, id partition.NodeID, generation uint32) control.Comm
 	return control.Command{RemoveReplica: &control.RemoveReplica{Partition: p, Node: id, Generation: generation}}
 }
 
+func removeNode(id partition.NodeID) control.Command {
+	return control.Command{RemoveNode: &control.RemoveNode{Node: id}}
+}
+
 // after applies commands that must all be accepted.
 func after(t *testing.T, commands ...control.Command) *control.State {
 	t.Helper()
@@ -118,6 +122,21 @@ func TestRefusals(t *testing.T) {
 		{"news of an earlier start", nil, control.Command{SetNodeState: &control.SetNodeState{Node: "n1-aaaa", State: control.Dead, Incarnation: 7}}, control.Outdated},
 		{"life for a node whose name went to another", []control.Command{register(node("n1-dddd"))}, set("n1-aaaa", control.Alive), control.NameTaken},
 		{"leaving with replicas", []control.Command{placed, set("n1-aaaa", control.Draining)}, set("n1-aaaa", control.Left), control.NodeInUse},
+
+		{"the removal of a stranger", nil, removeNode("n9-zzzz"), control.UnknownNode},
+		{"the removal of a living node", nil, removeNode("n1-aaaa"), control.NodeAlive},
+		{"the removal of a node that has started again", []control.Command{set("n1-aaaa", control.Dead)},
+			control.Command{RemoveNode: &control.RemoveNode{Node: "n1-aaaa", Incarnation: 7}}, control.Outdated},
+		{"a removal that leaves one of two voters", []control.Command{placed, set("n1-aaaa", control.Dead)}, removeNode("n1-aaaa"), control.QuorumNeeded},
+		{"a second removal that leaves one of three", []control.Command{
+			place(partition.ReplicaSet{"n1-aaaa", "n2-bbbb", "n3-cccc"}, partition.ReplicaSet{"n3-cccc"}),
+			set("n1-aaaa", control.Dead), removeNode("n1-aaaa"), set("n2-bbbb", control.Dead)}, removeNode("n2-bbbb"), control.QuorumNeeded},
+		{"a removed node's return", []control.Command{set("n1-aaaa", control.Dead), removeNode("n1-aaaa")},
+			register(with(n1, func(n *control.Node) { n.StartCounter = 2 })), control.NodeLeft},
+		{"life for a removed node", []control.Command{set("n1-aaaa", control.Dead), removeNode("n1-aaaa")}, set("n1-aaaa", control.Alive), control.BadStateChange},
+		{"a replica on a removed node", []control.Command{placed, add(1, "n1-aaaa", 2), promote(1, "n1-aaaa", 2), remove(1, "n3-cccc", 1),
+			set("n3-cccc", control.Draining), removeNode("n3-cccc")},
+			add(0, "n3-cccc", 2), control.NodeUnavailable},
 
 		{"a second placement", []control.Command{placed}, placed, control.AlreadyPlaced},
 		{"too few partitions", nil, place(partition.ReplicaSet{"n1-aaaa"}), control.Invalid},
@@ -234,7 +253,7 @@ func drawCommand(t *rapid.T, s *control.State) control.Command {
 			generation = r.Generation
 		}
 	}
-	switch rapid.IntRange(0, 9).Draw(t, "command") {
+	switch rapid.IntRange(0, 10).Draw(t, "command") {
 	case 0:
 		return found(2, 2, 0)
 	case 1, 2, 3:
@@ -256,6 +275,8 @@ func drawCommand(t *rapid.T, s *control.State) control.Command {
 		return add(p, id, generation)
 	case 8:
 		return promote(p, id, generation)
+	case 9:
+		return removeNode(id)
 	}
 	return remove(p, id, generation)
 }
@@ -290,7 +311,11 @@ func TestApplyProperties(t *testing.T) {
 				t.Fatalf("after %s: %v", c, err)
 			}
 			for _, n := range s.Nodes {
-				if now, ok := next.Node(n.ID); !ok || now.StartCounter < n.StartCounter || n.State == control.Left && now != n {
+				now, ok := next.Node(n.ID)
+				if was := n.State == control.Left; ok && !was && (now.State == control.Left) != (now.RemovedEpoch == next.Epoch && result.Changed) {
+					t.Fatalf("after %s, epoch %d: node %+v became %+v", c, next.Epoch, n, now)
+				}
+				if !ok || now.StartCounter < n.StartCounter || n.State == control.Left && now != n {
 					t.Fatalf("after %s: node %+v became %+v", c, n, now)
 				}
 			}

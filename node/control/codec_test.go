@@ -77,6 +77,10 @@ func TestSnapshotsAreReadStrictly(t *testing.T) {
 		"two on one node":      {`"node":"n2-bbbb","generation"`, `"node":"n1-aaaa","generation"`},
 		"no cluster id":        {`"cluster_id":"c-1"`, `"cluster_id":""`},
 		"nodes out of order":   {`"id":"n1-aaaa","name":"n1"`, `"id":"n4-aaaa","name":"n4"`},
+		"removed and alive":    {`"state":"alive"`, `"state":"alive","removed_epoch":1`},
+		"removed in no epoch":  {`"state":"alive"`, `"state":"left","removed_epoch":99`},
+		"an empty secret":      {`"created_unix_ms":1789000000000`, `"created_unix_ms":1789000000000,"secret":""`},
+		"a short secret":       {`"created_unix_ms":1789000000000`, `"created_unix_ms":1789000000000,"secret":"c2hvcnQ="`},
 		"partitions missing":   {`"settings":{"partitions":2`, `"settings":{"partitions":4`},
 	} {
 		bad := strings.Replace(good, change[0], change[1], 1)
@@ -97,7 +101,7 @@ func TestSnapshotsAreReadStrictly(t *testing.T) {
 func FuzzDecodeCommand(f *testing.F) {
 	f.Add([]byte(foundJSON))
 	for _, c := range []control.Command{register(node("n1-aaaa")), set("n1-aaaa", control.Dead), place(partition.ReplicaSet{"n1-aaaa"}, partition.ReplicaSet{"n2-bbbb"}),
-		add(0, "n1-aaaa", 2), promote(0, "n1-aaaa", 2), remove(1, "n1-aaaa", 1)} {
+		add(0, "n1-aaaa", 2), promote(0, "n1-aaaa", 2), remove(1, "n1-aaaa", 1), removeNode("n2-bbbb"), withSecret(found(2, 3, 3))} {
 		data, err := control.EncodeCommand(c)
 		if err != nil {
 			f.Fatal(err)

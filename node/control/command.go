@@ -24,6 +24,7 @@ type Command struct {
 	AddReplica     *AddReplica     `json:"add_replica,omitempty"`
 	PromoteReplica *PromoteReplica `json:"promote_replica,omitempty"`
 	RemoveReplica  *RemoveReplica  `json:"remove_replica,omitempty"`
+	RemoveNode     *RemoveNode     `json:"remove_node,omitempty"`
 }
 
 // Found makes the cluster. It happens once.
@@ -47,6 +48,15 @@ type RegisterNode struct {
 type SetNodeState struct {
 	Node        partition.NodeID `json:"node"`
 	State       NodeState        `json:"state"`
+	Incarnation uint64           `json:"incarnation"`
+}
+
+// RemoveNode takes a node that is not alive out of the cluster for ever. It may
+// still hold replicas: their places stay its own until they are given to
+// others. Eventual writes that it accepted and nobody else has are lost.
+// Incarnation is as in [SetNodeState].
+type RemoveNode struct {
+	Node        partition.NodeID `json:"node"`
 	Incarnation uint64           `json:"incarnation"`
 }
 
@@ -134,7 +144,7 @@ func decodeExactly(data []byte, value any) error {
 func (c Command) check() error {
 	set := 0
 	for _, is := range []bool{c.Found != nil, c.RegisterNode != nil, c.SetNodeState != nil, c.Place != nil,
-		c.AddReplica != nil, c.PromoteReplica != nil, c.RemoveReplica != nil} {
+		c.AddReplica != nil, c.PromoteReplica != nil, c.RemoveReplica != nil, c.RemoveNode != nil} {
 		if is {
 			set++
 		}
@@ -161,6 +171,8 @@ func (c Command) String() string {
 		return fmt.Sprintf("partition %d: promote replica %s/%d", c.PromoteReplica.Partition, c.PromoteReplica.Node, c.PromoteReplica.Generation)
 	case c.RemoveReplica != nil:
 		return fmt.Sprintf("partition %d: remove replica %s/%d", c.RemoveReplica.Partition, c.RemoveReplica.Node, c.RemoveReplica.Generation)
+	case c.RemoveNode != nil:
+		return fmt.Sprintf("remove node %s for ever", c.RemoveNode.Node)
 	}
 	return "no command"
 }
@@ -170,6 +182,7 @@ const (
 	maxNameBytes  = 32
 	maxIDBytes    = 64
 	maxOtherBytes = 255 // the longest host name; also for zones and versions
+	maxSecret     = 64  // longer ones add nothing to HMAC-SHA256
 )
 
 func (s Settings) check() error {
@@ -182,7 +195,14 @@ func (s Settings) check() error {
 	if s.BootstrapExpect < 0 {
 		return fmt.Errorf("bootstrap expect must not be negative, but is %d", s.BootstrapExpect)
 	}
+	if n := len(s.Secret); n > maxSecret || n > 0 && n < SecretBytes {
+		return fmt.Errorf("a secret of %d bytes, not of %d to %d", n, SecretBytes, maxSecret)
+	}
 	return nil
+}
+
+func (s Settings) empty() bool {
+	return s.Partitions == 0 && s.ReplicationFactor == 0 && s.BootstrapExpect == 0 && s.CreatedUnixMs == 0 && len(s.Secret) == 0
 }
 
 func (n Node) check() error {

@@ -21,6 +21,8 @@
 //   - at most one node that is alive or draining has a name;
 //   - a node's start counter only rises, so a restored image of an old disk is
 //     refused, and a node that left stays away;
+//   - removing a node leaves every partition the voters it needs: those that
+//     left never come back, and their places need a quorum to be given away;
 //   - a partition gives out each replica generation once, for ever;
 //   - a partition that is placed always has a voter, and a node holds at most
 //     one replica of it;

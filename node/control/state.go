@@ -33,6 +33,9 @@ type Settings struct {
 	// CreatedUnixMs is when the cluster was founded, in milliseconds since
 	// 1970 by the founder's clock. For people only.
 	CreatedUnixMs int64 `json:"created_unix_ms"`
+	// Secret is drawn at random by the founder, see [State.SessionKey]. A
+	// cluster founded by an older program has none.
+	Secret []byte `json:"secret,omitempty"`
 }
 
 // MaxReplicationFactor bounds the replicas of a partition: a quorum of seven
@@ -64,6 +67,10 @@ type Node struct {
 	// Incarnation is drawn at random at each start and not 0.
 	Incarnation uint64    `json:"incarnation"`
 	State       NodeState `json:"state"`
+	// RemovedEpoch is the epoch of the state in which the node had left; 0
+	// while it has not. A node that knows a state of that epoch or a later one
+	// takes nothing from it any more.
+	RemovedEpoch uint64 `json:"removed_epoch,omitempty"`
 }
 
 // Partition is where one partition lives.
@@ -115,6 +122,36 @@ func (s *State) Holder(name string) (Node, bool) {
 	return best, best.ID != ""
 }
 
+// Members are the nodes that have not left, whatever their state, in order of
+// their ids. A member that is down may come back with all that it held.
+func (s *State) Members() []partition.NodeID {
+	var ids []partition.NodeID
+	for _, n := range s.Nodes {
+		if n.State != Left {
+			ids = append(ids, n.ID)
+		}
+	}
+	return ids
+}
+
+// Removed are the nodes that have left for ever, in order of their ids, with
+// the epochs in which they had.
+func (s *State) Removed() []Removed {
+	var left []Removed
+	for _, n := range s.Nodes {
+		if n.State == Left {
+			left = append(left, Removed{Node: n.ID, Epoch: n.RemovedEpoch})
+		}
+	}
+	return left
+}
+
+// Removed is a node that left, and the first epoch in which it had.
+type Removed struct {
+	Node  partition.NodeID
+	Epoch uint64
+}
+
 // Replica is the node's copy of a partition, if it has one.
 func (s *State) Replica(p partition.ID, node partition.NodeID) (Replica, bool) {
 	if int(p) < len(s.Partitions) {
@@ -153,7 +190,7 @@ func (s *State) superseded(n Node) bool {
 // check says which invariant s breaks.
 func (s *State) check() error {
 	if !s.Founded() {
-		if s.Epoch != 0 || len(s.Nodes) > 0 || len(s.Partitions) > 0 || s.Settings != (Settings{}) {
+		if s.Epoch != 0 || len(s.Nodes) > 0 || len(s.Partitions) > 0 || !s.Settings.empty() {
 			return fmt.Errorf("a state without a cluster id is not empty")
 		}
 		return nil
@@ -165,6 +202,9 @@ func (s *State) check() error {
 	for i, n := range s.Nodes {
 		if err := n.check(); err != nil {
 			return err
+		}
+		if n.RemovedEpoch > s.Epoch || n.RemovedEpoch != 0 && n.State != Left {
+			return fmt.Errorf("node %s is %s, and removed in epoch %d of %d", n.ID, n.State, n.RemovedEpoch, s.Epoch)
 		}
 		if i > 0 && s.Nodes[i-1].ID >= n.ID {
 			return fmt.Errorf("nodes are out of order at %q", n.ID)
@@ -195,9 +235,9 @@ func (s *State) checkReplicas(part Partition) error {
 	voters := 0
 	nodes, generations := map[partition.NodeID]bool{}, map[Replica]bool{}
 	for _, r := range part.Replicas {
-		n, ok := s.Node(r.Node)
+		_, ok := s.Node(r.Node) // one that was removed keeps its place until it is replaced
 		switch {
-		case !ok || n.State == Left:
+		case !ok:
 			return fmt.Errorf("a replica on %q, which is no node", r.Node)
 		case nodes[r.Node]:
 			return fmt.Errorf("two replicas on %s", r.Node)

@@ -71,7 +71,11 @@ func (t *Transport) welcome(conn net.Conn) (partition.NodeID, error) {
 	}
 	if t.cfg.Admit != nil {
 		if err := t.cfg.Admit(g.hello); err != nil {
-			return refuse(refusedAdmit, fmt.Errorf("%w: %w", ErrNotAdmitted, err))
+			v := refusedAdmit
+			if errors.Is(err, ErrPeerRemoved) {
+				v = refusedRemoved
+			}
+			return refuse(v, fmt.Errorf("%w: %w", ErrNotAdmitted, err))
 		}
 	}
 	p := t.peer(from)

@@ -59,7 +59,8 @@ type Config struct {
 	Dial     func(ctx context.Context, addr string) (net.Conn, error)
 	// Resolve is the current address of a peer.
 	Resolve func(partition.NodeID) (addr string, ok bool)
-	// Admit judges the other side of every handshake; nil admits all.
+	// Admit judges the other side of every handshake; nil admits all. ErrPeerRemoved
+	// reaches the other side as ErrRemoved.
 	Admit func(Hello) error
 	// Allow is a seam for deliberate cuts: false drops what goes from one node
 	// to the other, as a cut cable would, and refuses new connections between

@@ -30,6 +30,10 @@ var (
 	ErrVersion = errors.New("peer speaks another protocol version")
 	// ErrNotAdmitted: the other side was judged and refused, or refused us.
 	ErrNotAdmitted = errors.New("peer was not admitted")
+	// ErrPeerRemoved is what Admit says of a node that was removed for ever.
+	ErrPeerRemoved = errors.New("the peer was removed from the cluster for ever")
+	// ErrRemoved: the other side says that of this node. ErrNotAdmitted, too.
+	ErrRemoved = errors.New("this node was removed from the cluster for ever")
 	// ErrWrongPeer: another node than the expected one answered there.
 	ErrWrongPeer = errors.New("another node has this address")
 	// ErrProtocol: the other side broke the protocol, or bytes were damaged.

@@ -29,6 +29,7 @@ const (
 	refusedAdmit
 	refusedUseMine
 	refusedClosed
+	refusedRemoved
 )
 
 type greeting struct {
@@ -100,6 +101,8 @@ func (g greeting) refusal() error {
 		return fmt.Errorf("%w: %s", ErrWrongPeer, g.text)
 	case refusedAdmit:
 		return fmt.Errorf("%w: %s", ErrNotAdmitted, g.text)
+	case refusedRemoved:
+		return fmt.Errorf("%w: %w", ErrNotAdmitted, ErrRemoved)
 	case refusedUseMine:
 		return errUseMine
 	case refusedClosed:

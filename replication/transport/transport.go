@@ -217,6 +217,17 @@ func (t *Transport) Reconnect(node partition.NodeID) {
 	}
 }
 
+// Drop ends the connection to node and the attempt to make one: Config.Admit
+// would refuse it now.
+func (t *Transport) Drop(node partition.NodeID) {
+	t.mu.RLock()
+	p := t.peers[node]
+	t.mu.RUnlock()
+	if p != nil {
+		p.sever(ErrNotAdmitted)
+	}
+}
+
 // Metrics counts per peer since the start.
 func (t *Transport) Metrics() map[partition.NodeID]PeerMetrics {
 	t.mu.RLock()

@@ -139,6 +139,40 @@ func TestCall(t *testing.T) {
 	})
 }
 
+func TestADroppedPeerIsAdmittedAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := memnet.New()
+		removed := false
+		a := start(t, network, "a", nil)
+		b := start(t, network, "b", func(c *Config) {
+			c.Admit = func(h Hello) error {
+				if removed {
+					return ErrPeerRemoved
+				}
+				return nil
+			}
+		})
+		if err := echo(t, a, "b"); err != nil {
+			t.Fatal(err)
+		}
+		b.Drop("a")
+		synctest.Wait()
+		if b.Connected("a") || a.Connected("b") {
+			t.Error("still connected")
+		}
+		if err := echo(t, a, "b"); err != nil {
+			t.Errorf("dropped, but not removed: %v", err)
+		}
+		removed = true
+		b.Drop("a")
+		b.Drop("nobody")
+		synctest.Wait()
+		if err := echo(t, a, "b"); !errors.Is(err, ErrRemoved) {
+			t.Errorf("removed: %v", err)
+		}
+	})
+}
+
 func TestHandshakeRefusals(t *testing.T) {
 	cluster := func(name string) func(*Config) {
 		return func(c *Config) {
@@ -157,6 +191,12 @@ func TestHandshakeRefusals(t *testing.T) {
 	}{
 		"foreign cluster":        {cluster("one"), cluster("two"), ErrNotAdmitted},
 		"only the dialer judges": {cluster("one"), func(c *Config) { c.Cluster = func() string { return "two" } }, ErrNotAdmitted},
+		"removed for ever": {nil, func(c *Config) {
+			c.Admit = func(h Hello) error { return fmt.Errorf("%s: %w", h.From, ErrPeerRemoved) }
+		}, ErrRemoved},
+		"the dialer's own judgement": {func(c *Config) {
+			c.Admit = func(h Hello) error { return fmt.Errorf("%s: %w", h.From, ErrPeerRemoved) }
+		}, nil, ErrPeerRemoved},
 		"another node at the address": {func(c *Config) {
 			c.Resolve = func(partition.NodeID) (string, bool) { return "b:7821", true }
 		}, func(c *Config) { c.Self = "c" }, ErrWrongPeer},
@@ -172,6 +212,9 @@ func TestHandshakeRefusals(t *testing.T) {
 				err := echo(t, a, "b")
 				if !errors.Is(err, c.want) || !errors.Is(err, ErrUnreachable) {
 					t.Errorf("got %v, want %v", err, c.want)
+				}
+				if removed := errors.Is(err, ErrRemoved); removed != (c.want == ErrRemoved) {
+					t.Errorf("%v: that this node was removed: %v", err, removed)
 				}
 				if d := time.Since(begin); d > time.Second {
 					t.Errorf("it took %v", d)
