@@ -99,6 +99,9 @@ func TestValueRoundTrip(t *testing.T) {
 		} else {
 			v.LinearizableIndex = rapid.Uint64Range(0, v.Version.Index).Draw(t, "linearizable index")
 			v.Base = rapid.Uint64().Draw(t, "base")
+			if rapid.Bool().Draw(t, "dot") { // there were none in the first format
+				v.Dot = Dot{v.Version.Node, rapid.Uint64().Draw(t, "incarnation"), rapid.Uint64Min(1).Draw(t, "sequence")}
+			}
 		}
 		v.Bytes = []byte{}
 		if !v.Tombstone {
@@ -136,6 +139,7 @@ func FuzzValue(f *testing.F) {
 	for _, v := range []Value{
 		{Version: Version{3, 2, "n1-abcd"}, Linearizable: true, LinearizableIndex: 3, Bytes: []byte("x")},
 		{Version: Version{3, 2, "n1-abcd"}, Tombstone: true, LinearizableIndex: 1, Base: 2},
+		{Version: Version{3, 2, "n1-abcd"}, LinearizableIndex: 1, Base: 2, Dot: Dot{"n1-abcd", 7, 9}, Bytes: []byte("x")},
 	} {
 		b := make([]byte, v.encodedLen())
 		v.encodeTo(b)

@@ -163,9 +163,12 @@ func (s *DotSet) ownOrigins() {
 }
 
 // Clone is an independent copy. It costs nothing by itself: the two share what
-// neither has changed since.
+// neither has changed since. To clone a set that is a clone itself and was not
+// changed since only reads it, so that others may do so at the same time.
 func (s *DotSet) Clone() *DotSet {
-	s.ownsOrigins = false
+	if s.ownsOrigins {
+		s.ownsOrigins = false
+	}
 	return &DotSet{origins: s.origins, spans: s.spans}
 }
 

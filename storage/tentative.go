@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/storage/fault"
 )
 
 var (
@@ -259,6 +260,9 @@ func (s *tentativeLogs) load(l *Log) error {
 			return err
 		}
 		s.incarnation = binary.BigEndian.Uint64(random[:])
+	}
+	if fault.On(fault.ReuseDot) {
+		s.incarnation = 1
 	}
 	it, err := l.db.NewIter(&pebble.IterOptions{
 		LowerBound: []byte{logSpaceTentative},

@@ -283,7 +283,7 @@ func (m *tentativeModel) check(rt *rapid.T, tl *TentativeLog) {
 // checkCandidates: whatever the replica holds, the candidates give the same
 // winner as all writes of the key, and none of them is there for nothing.
 func (m *tentativeModel) checkCandidates(rt *rapid.T, candidates, all []Tentative) {
-	same := func(held *Committed, floor uint64) {
+	same := func(held *Value, floor uint64) {
 		a, b := Winner(held, floor, candidates), Winner(held, floor, all)
 		if (a == nil) != (b == nil) || a != nil && a.Dot != b.Dot {
 			rt.Fatalf("over %+v with floor %d, %+v wins among the candidates, %+v among all of\n%+v", held, floor, a, b, all)
@@ -292,10 +292,10 @@ func (m *tentativeModel) checkCandidates(rt *rapid.T, candidates, all []Tentativ
 	used := map[Dot]bool{}
 	for at := uint64(0); at <= 41; at += 3 {
 		same(nil, at)
-		linearizable := &Committed{Value: Value{Version: Version{at, 20, "n2-bbbb"}, Linearizable: true, LinearizableIndex: at}}
+		linearizable := &Value{Version: Version{at, 20, "n2-bbbb"}, Linearizable: true, LinearizableIndex: at}
 		same(linearizable, 0)
 		same(linearizable, 10)
-		same(&Committed{Value: Value{Version: Version{at, 15, "n2-bbbb"}, LinearizableIndex: at / 2}, Dot: Dot{"n2-bbbb", 7, 1000}}, 0)
+		same(&Value{Version: Version{at, 15, "n2-bbbb"}, LinearizableIndex: at / 2, Dot: Dot{"n2-bbbb", 7, 1000}}, 0)
 	}
 	for at := range uint64(41) {
 		if w := Winner(nil, at, candidates); w != nil {

@@ -25,25 +25,39 @@ type Value struct {
 	LinearizableIndex uint64
 	// Base is the highest log index that the accepting node of an eventual
 	// write had heard of; 0 for a linearizable one.
-	Base  uint64
+	Base uint64
+	// Dot names an eventual write; zero for a linearizable one. Its node is
+	// that of the version.
+	Dot   Dot
 	Bytes []byte
 }
 
 // A value record is
 //
-//	format (1) = 1 | flags (1) | index (8) | timestamp (8) |
-//	linearizable index (8) | base (8) | node length (1) | node | bytes
+//	format (1) | flags (1) | index (8) | timestamp (8) |
+//	linearizable index (8) | base (8) | node length (1) | node |
+//	format 2 only: incarnation (8) | sequence (8)
+//	bytes
 //
-// with all numbers little endian. Bytes runs to the end of the record.
+// with all numbers little endian. Bytes runs to the end of the record. Format 2
+// is that of a value with a dot, whose node is the version's.
 const (
-	valueFormat   = 1
-	valueFixedLen = 1 + 1 + 8 + 8 + 8 + 8 + 1
+	valueFormat    = 1
+	valueFormatDot = 2
+	valueFixedLen  = 1 + 1 + 8 + 8 + 8 + 8 + 1
+	valueDotLen    = 8 + 8
 
 	valueTombstone    byte = 1 << 0
 	valueLinearizable byte = 1 << 1
 )
 
-func (v *Value) encodedLen() int { return valueFixedLen + len(v.Version.Node) + len(v.Bytes) }
+func (v *Value) encodedLen() int {
+	n := valueFixedLen + len(v.Version.Node) + len(v.Bytes)
+	if !v.Dot.IsZero() {
+		n += valueDotLen
+	}
+	return n
+}
 
 // encodeTo fills b, which is encodedLen long. The value must be valid: its
 // fields come from a decoded command.
@@ -61,8 +75,14 @@ func (v *Value) encodeTo(b []byte) {
 	binary.LittleEndian.PutUint64(b[18:], v.LinearizableIndex)
 	binary.LittleEndian.PutUint64(b[26:], v.Base)
 	b[34] = byte(len(v.Version.Node))
-	n := copy(b[valueFixedLen:], v.Version.Node)
-	copy(b[valueFixedLen+n:], v.Bytes)
+	n := valueFixedLen + copy(b[valueFixedLen:], v.Version.Node)
+	if !v.Dot.IsZero() {
+		b[0] = valueFormatDot
+		binary.LittleEndian.PutUint64(b[n:], v.Dot.Incarnation)
+		binary.LittleEndian.PutUint64(b[n+8:], v.Dot.Sequence)
+		n += valueDotLen
+	}
+	copy(b[n:], v.Bytes)
 }
 
 // decodeValue reads a record. Bytes is part of b, not a copy. nodes gives the
@@ -72,7 +92,7 @@ func decodeValue(b []byte, nodes *nodeNames) (Value, error) {
 	if len(b) < valueFixedLen {
 		return Value{}, corrupt("value record of %d bytes", len(b))
 	}
-	if b[0] != valueFormat {
+	if b[0] != valueFormat && b[0] != valueFormatDot {
 		return Value{}, corrupt("value record of unknown format %d", b[0])
 	}
 	flags := b[1]
@@ -94,19 +114,32 @@ func decodeValue(b []byte, nodes *nodeNames) (Value, error) {
 		Base:              binary.LittleEndian.Uint64(b[26:]),
 		Bytes:             b[nodeEnd:],
 	}
+	if b[0] == valueFormatDot {
+		if len(v.Bytes) < valueDotLen {
+			return Value{}, corrupt("value record with %d bytes for a dot", len(v.Bytes))
+		}
+		v.Dot.Incarnation = binary.LittleEndian.Uint64(v.Bytes)
+		v.Dot.Sequence = binary.LittleEndian.Uint64(v.Bytes[8:])
+		v.Bytes = v.Bytes[valueDotLen:]
+	}
 	switch {
 	case v.Version.Index == 0:
 		return Value{}, corrupt("value record without a log index")
 	case v.LinearizableIndex > v.Version.Index:
 		return Value{}, corrupt("value record of index %d with linearizable index %d", v.Version.Index, v.LinearizableIndex)
-	case v.Linearizable && (v.LinearizableIndex != v.Version.Index || v.Base != 0):
+	case v.Linearizable && (v.LinearizableIndex != v.Version.Index || v.Base != 0 || b[0] == valueFormatDot):
 		return Value{}, corrupt("linearizable value record with an eventual write's fields")
+	case b[0] == valueFormatDot && v.Dot.Sequence == 0:
+		return Value{}, corrupt("value record with a dot without a sequence number")
 	case v.Tombstone && len(v.Bytes) != 0:
 		return Value{}, corrupt("tombstone with %d bytes", len(v.Bytes))
 	case len(v.Bytes) > MaxValueBytes:
 		return Value{}, corrupt("value of %d bytes", len(v.Bytes))
 	}
 	v.Version.Node = nodes.name(b[valueFixedLen:nodeEnd])
+	if b[0] == valueFormatDot {
+		v.Dot.Node = v.Version.Node
+	}
 	return v, nil
 }
 

@@ -3,6 +3,7 @@ package storage
 import (
 	"cmp"
 
+	"github.com/capstan-kv/capstan/storage/fault"
 	"github.com/capstan-kv/capstan/storage/hlc"
 )
 
@@ -31,25 +32,17 @@ func (t *Tentative) Version(index uint64) Version {
 	return Version{Index: index, Timestamp: t.Timestamp, Node: t.Dot.Node}
 }
 
-// Committed is what a replica holds for a key, a tombstone included, as far as
-// the choice between versions needs to know.
-type Committed struct {
-	Value
-	// Dot is that of an eventual write; zero for a linearizable one.
-	Dot Dot
-}
+// Committed is what a replica holds for a key, a tombstone included.
+type Committed = Value
 
 // CommittedBy is what the key holds after t was promoted at index and has won
 // over held. It keeps the index of the key's last linearizable write.
-func CommittedBy(t *Tentative, index uint64, held *Committed) Committed {
-	c := Committed{
-		Value: Value{Version: t.Version(index), Tombstone: t.Delete, Base: t.Base, Bytes: t.Bytes},
-		Dot:   t.Dot,
-	}
+func CommittedBy(t *Tentative, index uint64, held *Value) Value {
+	v := Value{Version: t.Version(index), Tombstone: t.Delete, Base: t.Base, Dot: t.Dot, Bytes: t.Bytes}
 	if held != nil {
-		c.LinearizableIndex = held.LinearizableIndex
+		v.LinearizableIndex = held.LinearizableIndex
 	}
-	return c
+	return v
 }
 
 // SupersededCause is why an eventual write lost. The numbers are those of the
@@ -88,7 +81,8 @@ type Decision struct {
 	// the floor.
 	Superseded SupersededCause
 	// ListHeld: what the key held was a committed eventual write of which the
-	// winner's node had not heard. It goes to the conflict list as lost to the
+	// winner's node had not heard: its base is below, and it did not accept that
+	// write itself, in the same run. It goes to the conflict list as lost to the
 	// winner, with CauseOlder. Without ListHeld it was heard of and overwritten,
 	// which is no conflict.
 	ListHeld bool
@@ -133,17 +127,21 @@ type Decision struct {
 // Deciding a second time about a write that was decided before never lets it
 // win: its base is below the index of its promotion, so whatever replaced it
 // since, or took the tombstone away, did so above its base.
-func Decide(held *Committed, floor uint64, t *Tentative) Decision {
+func Decide(held *Value, floor uint64, t *Tentative) Decision {
 	if held != nil && held.is(t) {
 		return Decision{}
 	}
-	if t.Base < floor {
+	if t.Base < floor && !fault.On(fault.FloorIgnored) {
 		return Decision{Superseded: CauseStaleBase}
 	}
 	if held == nil {
 		return Decision{Wins: true}
 	}
-	if t.Base < held.LinearizableIndex {
+	last := held.LinearizableIndex
+	if fault.On(fault.IncumbentBase) && !held.Linearizable {
+		last = 0
+	}
+	if t.Base < last && !fault.On(fault.SkipBase) {
 		return Decision{Superseded: CauseStaleBase}
 	}
 	if held.Linearizable {
@@ -152,21 +150,22 @@ func Decide(held *Committed, floor uint64, t *Tentative) Decision {
 	if held.compare(t) >= 0 {
 		return Decision{Superseded: CauseOlder}
 	}
-	return Decision{Wins: true, ListHeld: t.Base < held.Version.Index}
+	own := held.Dot.Node == t.Dot.Node && held.Dot.Incarnation == t.Dot.Incarnation
+	return Decision{Wins: true, ListHeld: t.Base < held.Version.Index && !own}
 }
 
 // is reports whether t is what the key holds.
-func (c *Committed) is(t *Tentative) bool {
-	return !c.Linearizable && c.Dot == t.Dot && c.Version.Timestamp == t.Timestamp
+func (v *Value) is(t *Tentative) bool {
+	return !v.Linearizable && v.Dot == t.Dot && v.Version.Timestamp == t.Timestamp
 }
 
 // compare orders two eventual writes; the higher wins.
-func (c *Committed) compare(t *Tentative) int {
+func (v *Value) compare(t *Tentative) int {
 	return cmp.Or(
-		cmp.Compare(c.Version.Timestamp, t.Timestamp),
-		cmp.Compare(c.Version.Node, t.Dot.Node),
-		cmp.Compare(c.Dot.Incarnation, t.Dot.Incarnation),
-		cmp.Compare(c.Dot.Sequence, t.Dot.Sequence),
+		cmp.Compare(v.Version.Timestamp, t.Timestamp),
+		cmp.Compare(v.Version.Node, t.Dot.Node),
+		cmp.Compare(v.Dot.Incarnation, t.Dot.Incarnation),
+		cmp.Compare(v.Dot.Sequence, t.Dot.Sequence),
 	)
 }
 
@@ -177,9 +176,9 @@ func (c *Committed) compare(t *Tentative) int {
 // repetitions, or writes that were promoted before.
 //
 // It is [Decide] for each in turn, so reading and promoting can not disagree.
-func Winner(held *Committed, floor uint64, writes []Tentative) *Tentative {
+func Winner(held *Value, floor uint64, writes []Tentative) *Tentative {
 	var winner *Tentative
-	var now Committed
+	var now Value
 	for i := range writes {
 		t := &writes[i]
 		if !Decide(held, floor, t).Wins {

@@ -57,7 +57,7 @@ const (
 type keyLog struct {
 	events    []keyEvent
 	fixed     []uint64 // indexes of all events but promotions
-	held      *Committed
+	held      *Value
 	heldID    int
 	floor     uint64
 	unlisted  []int // writes that lost and are not on the conflict list: heard of
@@ -100,10 +100,10 @@ func (l keyLog) fix(kind eventKind) keyLog {
 	switch kind {
 	case linPut, linDelete:
 		// Timestamps from a clock that is far ahead: they must not count.
-		l.hold(&Committed{Value: Value{
+		l.hold(&Value{
 			Version:   Version{Index: index, Timestamp: math.MaxUint64, Node: "zz"},
 			Tombstone: kind == linDelete, Linearizable: true, LinearizableIndex: index,
-		}}, holdsLin+int(index), true)
+		}, holdsLin+int(index), true)
 	case floorHere:
 		e.floor = index
 	case floorBehind:
@@ -121,7 +121,7 @@ func (l keyLog) fix(kind eventKind) keyLog {
 }
 
 // hold replaces what the key holds.
-func (l *keyLog) hold(c *Committed, id int, heardOf bool) {
+func (l *keyLog) hold(c *Value, id int, heardOf bool) {
 	if old := l.heldID; old >= 0 && old < holdsLin {
 		if heardOf {
 			l.unlisted = append(slices.Clip(l.unlisted), old)
@@ -162,7 +162,8 @@ func (l keyLog) promote(t fataler, id int, w Tentative) keyLog {
 
 // checkNothingLost fails unless every write of the log is what the key holds,
 // or on the conflict list once, or was heard of by what came after it: a write
-// whose base covers it, a linearizable one, or the collection of its tombstone.
+// whose base covers it, or of the same run of its node, a linearizable one, or
+// the collection of its tombstone.
 func (l keyLog) checkNothingLost(t fataler) {
 	t.Helper()
 	for i, e := range l.events {
@@ -182,7 +183,7 @@ func (l keyLog) checkNothingLost(t fataler) {
 		for _, later := range l.events[i+1:] {
 			switch later.kind {
 			case promotion:
-				heard = heard || later.write.Base > uint64(i)
+				heard = heard || later.write.Base > uint64(i) || above(later.write, e.write) && sameRun(later.write, e.write)
 			case floorBehind, floorHere:
 				heard = heard || e.write.Delete && later.floor > uint64(i)
 			default:
@@ -208,7 +209,13 @@ func specified(log []keyEvent, w Tentative) Decision {
 	if !above(w, log[at].write) {
 		return Decision{Superseded: CauseOlder}
 	}
-	return Decision{Wins: true, ListHeld: w.Base < uint64(at)+1}
+	return Decision{Wins: true, ListHeld: w.Base < uint64(at)+1 && !sameRun(w, log[at].write)}
+}
+
+// sameRun: one node has accepted both, without a restart in between, so that it
+// held the lower when it took the higher.
+func sameRun(a, b Tentative) bool {
+	return a.Dot.Node == b.Dot.Node && a.Dot.Incarnation == b.Dot.Incarnation
 }
 
 // uninformed: somewhere in the log is a linearizable write, or a floor, that is

@@ -14,16 +14,16 @@ func eventual(node partition.NodeID, sequence, base uint64, ts hlc.Timestamp, va
 	return Tentative{Dot: Dot{node, 1, sequence}, Base: base, Timestamp: ts, Key: []byte("k"), Bytes: []byte(value)}
 }
 
-func linearizable(index uint64, value string) *Committed {
-	return &Committed{Value: Value{
+func linearizable(index uint64, value string) *Value {
+	return &Value{
 		Version: Version{Index: index, Timestamp: 1 << 40, Node: "n1-aaaa"}, Linearizable: true, LinearizableIndex: index, Bytes: []byte(value),
-	}}
+	}
 }
 
 // promoted is what a key holds after an eventual write won at index; lin is its
 // last linearizable write.
-func promoted(t Tentative, index, lin uint64) *Committed {
-	var before *Committed
+func promoted(t Tentative, index, lin uint64) *Value {
+	var before *Value
 	if lin > 0 {
 		before = linearizable(lin, "before")
 	}
@@ -38,7 +38,7 @@ func TestDecide(t *testing.T) {
 	fast := eventual("n2-bbbb", 1, 0, 100, "fast clock") // promoted at 5
 	for _, c := range []struct {
 		name  string
-		held  *Committed
+		held  *Value
 		floor uint64
 		write Tentative
 		want  Decision
@@ -62,7 +62,9 @@ func TestDecide(t *testing.T) {
 
 		{"same timestamp, higher node", promoted(fast, 5, 0), 0, eventual("n3-cccc", 1, 0, 100, "v"), winsUnheard},
 		{"same timestamp, lower node", promoted(fast, 5, 0), 0, eventual("n1-aaaa", 9, 0, 100, "v"), older},
-		{"same timestamp and node, higher dot", promoted(fast, 5, 0), 0, eventual("n2-bbbb", 2, 0, 100, "v"), winsUnheard},
+		{"same timestamp and node, higher dot", promoted(fast, 5, 0), 0, eventual("n2-bbbb", 2, 0, 100, "v"), wins},
+		{"of the same node", promoted(fast, 5, 0), 0, eventual("n2-bbbb", 2, 0, 101, "v"), wins},
+		{"of the same node, after a restart", promoted(fast, 5, 0), 0, Tentative{Dot: Dot{"n2-bbbb", 2, 1}, Timestamp: 101}, winsUnheard},
 		{"same timestamp and node, lower dot", promoted(eventual("n2-bbbb", 2, 0, 100, "x"), 5, 0), 0, fast, older},
 
 		{"what is held already", promoted(fast, 5, 0), 0, fast, Decision{}},
@@ -190,7 +192,7 @@ func TestWinner(t *testing.T) {
 	older := eventual("n2-bbbb", 2, 5, 40, "older")
 	for _, c := range []struct {
 		name   string
-		held   *Committed
+		held   *Value
 		floor  uint64
 		writes []Tentative
 		want   string
