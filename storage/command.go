@@ -30,8 +30,8 @@ const (
 // CommandLevel says how the write was accepted.
 type CommandLevel uint8
 
-// LevelLinearizable is a write that goes through the leader. (Promoted
-// eventual writes will be another level.)
+// LevelLinearizable is a write that goes through the leader. Eventual ones come
+// as a [Promotion].
 const LevelLinearizable CommandLevel = 1
 
 // ConditionKind says what must hold for a command to take effect.
@@ -91,6 +91,8 @@ type CommandResult struct {
 	// Current is the version that made a condition fail; nil if the key was
 	// absent, or if no condition failed.
 	Current *Version
+	// Promoted is set for a promotion, and for it alone; all else is zero then.
+	Promoted *PromotionResult
 }
 
 // A command is

@@ -158,7 +158,16 @@ func (g *ReplicaStage) Install() error {
 	err := r.exchange(func() error {
 		return r.state.guard(func() error {
 			_, err := r.state.db.IngestAndExcise(context.Background(), g.paths, nil, nil, pebble.KeyRange{Start: start, End: end})
-			return err
+			if err != nil {
+				return err
+			}
+			next, err := loadLedger(r.state.db, r.prefix, &r.nodes)
+			if err != nil {
+				return err
+			}
+			next.index = g.applied.index
+			r.ledger.Store(next)
+			return nil
 		})
 	})
 	if err != nil {
@@ -166,6 +175,7 @@ func (g *ReplicaStage) Install() error {
 	}
 	applied := g.applied
 	r.applied.Store(&applied)
+	raise(&r.durable, applied.index)
 	return nil
 }
 

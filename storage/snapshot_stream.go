@@ -27,7 +27,7 @@ const (
 	chunkRecords byte = 2
 	chunkEnd     byte = 3
 
-	streamFormat = 1
+	streamFormat = 2
 
 	chunkHeaderLen  = 4 + 1
 	chunkTrailerLen = 4
@@ -41,8 +41,11 @@ const (
 	streamChunkBytes = 256 << 10
 	// maxStreamRecordBytes is the largest record there can be, and so the
 	// most that a receiver takes into memory for a length it is told.
-	maxStreamRecordBytes = recordHeaderLen + 1 + MaxKeyBytes + valueFixedLen + MaxNodeIDBytes + MaxValueBytes
-	maxStreamChunkBytes  = max(streamChunkBytes, maxStreamRecordBytes)
+	maxStreamRecordBytes = recordHeaderLen + max(
+		1+MaxKeyBytes+valueFixedLen+MaxNodeIDBytes+valueDotLen+MaxValueBytes,
+		maxConflictKeyBytes+maxConflictRecordBytes,
+	)
+	maxStreamChunkBytes = max(streamChunkBytes, maxStreamRecordBytes)
 )
 
 var (
@@ -219,8 +222,11 @@ func decodeStreamHead(kind byte, payload []byte) (position, error) {
 	if kind != chunkHead || len(payload) < 12 || [8]byte(payload) != streamMagic {
 		return position{}, corrupt("not a stream of a view")
 	}
-	if format := binary.LittleEndian.Uint32(payload[8:]); format != streamFormat {
-		return position{}, fmt.Errorf("%w: the stream has format %d, this release knows %d", ErrNewerFormat, format, streamFormat)
+	switch format := binary.LittleEndian.Uint32(payload[8:]); {
+	case format > streamFormat:
+		return position{}, fmt.Errorf("%w: the stream has format %d, this release knows up to %d", ErrNewerFormat, format, streamFormat)
+	case format < streamFormat: // without the places of tombstones
+		return position{}, corrupt("the stream has format %d, which is no longer read", format)
 	}
 	if len(payload) != streamHeadLen {
 		return position{}, corrupt("stream head of %d bytes", len(payload))

@@ -68,12 +68,18 @@ func (v *ReplicaView) stream(it *pebble.Iterator, s *streamWriter) error {
 // checkRecord refuses what does not belong into a stream, at both ends of it.
 // key is relative to the replica.
 func checkRecord(key, value []byte, nodes *nodeNames) error {
-	if len(key) == 0 || key[0] != kindKey {
-		return corrupt("record that does not belong into a stream")
+	if len(key) == 0 {
+		return corrupt("record without a key")
 	}
 	if err := checkKind(key[0], key[1:]); err != nil {
 		return err
 	}
-	_, err := decodeValue(value, nodes)
-	return err
+	switch kind := key[0]; {
+	case kind == kindKey:
+		_, err := decodeValue(value, nodes)
+		return err
+	case kind >= kindLedger && kind <= kindTombstone:
+		return checkLedgerRecord(kind, key[1:], value, nodes)
+	}
+	return corrupt("record of kind %#x, which does not belong into a stream", key[0])
 }

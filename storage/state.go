@@ -20,7 +20,8 @@ import (
 const (
 	stateDatabase = "state"
 	// stateFormat is the version of our own encoding of keys and records.
-	stateFormat uint32 = 1
+	// 2 has the ledger, and values with dots.
+	stateFormat uint32 = 2
 	// stateSlowDisk is when a disk operation counts as slow.
 	stateSlowDisk = 2 * time.Second
 )
@@ -136,8 +137,11 @@ func (s *State) checkFormat() error {
 	if len(record) != 4 {
 		return corrupt("format record of %d bytes", len(record))
 	}
-	if have := binary.LittleEndian.Uint32(record); have > stateFormat {
+	switch have := binary.LittleEndian.Uint32(record); {
+	case have > stateFormat:
 		return fmt.Errorf("%w: it is %d, this release knows up to %d", ErrNewerFormat, have, stateFormat)
+	case have < stateFormat:
+		return s.upgrade()
 	}
 	return nil
 }
@@ -222,7 +226,19 @@ func (s *State) Sync() error {
 		return err
 	}
 	defer s.leave()
-	return s.guard(func() error { return s.db.LogData(nil, pebble.Sync) })
+	s.mu.Lock()
+	reached := make(map[*ReplicaState]uint64, len(s.replicas))
+	for _, r := range s.replicas {
+		reached[r], _ = r.Applied()
+	}
+	s.mu.Unlock()
+	if err := s.guard(func() error { return s.db.LogData(nil, pebble.Sync) }); err != nil {
+		return err
+	}
+	for r, index := range reached {
+		raise(&r.durable, index)
+	}
+	return nil
 }
 
 // Replica opens r, empty if it has never been there. The same r gives the same

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/capstan-kv/capstan/storage/fault"
 )
 
 // ApplyEntry is one committed log entry.
@@ -18,11 +20,24 @@ type ApplyEntry struct {
 // half a memtable is written in a slower way. One entry may exceed it.
 const maxApplyBatchBytes = 4 << 20
 
-// overlaid is what an earlier command of a batch has made of a key, as far as
-// a later one needs to know.
-type overlaid struct {
-	present bool
-	version Version
+// overlay is what earlier commands of a batch have made of keys, as far as later
+// ones need to know. Values share the commands' bytes.
+type overlay struct {
+	at     map[string]int // into values; absent for a key that was removed
+	values []Value
+}
+
+const absent = -1
+
+func (o *overlay) clear() {
+	clear(o.at)
+	clear(o.values)
+	o.values = o.values[:0]
+}
+
+func (o *overlay) set(key []byte, v *Value) {
+	o.at[string(key)] = len(o.values)
+	o.values = append(o.values, *v)
 }
 
 // Apply takes up entries in log order and gives one result a command. Entries
@@ -63,7 +78,8 @@ func (r *ReplicaState) apply(entries []ApplyEntry) ([][]CommandResult, error) {
 		r.batch = r.state.db.NewBatch()
 	}
 	r.batch.Reset()
-	clear(r.overlay)
+	r.overlay.clear()
+	r.beginLedger()
 	results := make([][]CommandResult, len(entries))
 	commands, flat := r.commands, make([]CommandResult, len(r.commands))
 	for i, e := range entries {
@@ -71,6 +87,11 @@ func (r *ReplicaState) apply(entries []ApplyEntry) ([][]CommandResult, error) {
 			continue
 		}
 		n := len(e.Commands)
+		if !r.batch.Empty() && hasFloor(commands[:n]) { // see applyFloor
+			if err := r.write(at); err != nil {
+				return nil, err
+			}
+		}
 		results[i], flat = flat[:n:n], flat[n:]
 		for j := range n {
 			if err := r.applyCommand(e.Index, &commands[j], &results[i][j], looks); err != nil {
@@ -106,7 +127,7 @@ func (r *ReplicaState) decode(entries []ApplyEntry, at position) (looks bool, er
 		}
 		at = position{e.Index, e.Term}
 		for i, encoded := range e.Commands {
-			c, err := decodeCommand(encoded, &r.nodes)
+			c, err := decodeAnyCommand(encoded, &r.nodes)
 			if err != nil {
 				return false, fmt.Errorf("entry %d, command %d: %w", e.Index, i, err)
 			}
@@ -122,18 +143,29 @@ func (c *Command) looks() bool {
 	return c.Kind == CommandDelete || c.Condition.Kind != ConditionNone
 }
 
-func (r *ReplicaState) applyCommand(index uint64, c *Command, result *CommandResult, overlay bool) error {
+func hasFloor(commands []anyCommand) bool {
+	for i := range commands {
+		if o := commands[i].other; o != nil && o.format == floorFormat {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *ReplicaState) applyCommand(index uint64, c *anyCommand, result *CommandResult, looked bool) error {
+	if c.other != nil {
+		return r.applyOther(index, c.other, result)
+	}
 	if c.looks() {
-		before, err := r.before(c.Key)
+		present, version, err := r.before(c.Key)
 		if err != nil {
 			return err
 		}
-		result.Existed = before.present
-		if !c.Condition.holds(before.present, before.version) {
+		result.Existed = present
+		if !c.Condition.holds(present, version) {
 			result.ConditionFailed = true
-			if before.present {
-				current := before.version
-				result.Current = &current
+			if present {
+				result.Current = &version
 			}
 			return nil
 		}
@@ -145,33 +177,79 @@ func (r *ReplicaState) applyCommand(index uint64, c *Command, result *CommandRes
 		LinearizableIndex: index,
 		Bytes:             c.Value,
 	}
-	op := r.batch.SetDeferred(len(r.users)+len(c.Key), v.encodedLen())
-	copy(op.Key[copy(op.Key, r.users):], c.Key)
-	v.encodeTo(op.Value)
-	if err := op.Finish(); err != nil {
-		return err
-	}
-	if overlay {
-		r.overlay[string(c.Key)] = overlaid{present: !v.Tombstone, version: v.Version}
-	}
 	result.Version = v.Version
-	return nil
+	if !looked {
+		return r.putValue(c.Key, &v)
+	}
+	return r.writeValue(c.Key, &v)
 }
 
-// before is what the commands so far have left of key.
-func (r *ReplicaState) before(key []byte) (overlaid, error) {
-	if o, ok := r.overlay[string(key)]; ok {
-		return o, nil
+// writeValue has key hold v, for the commands that follow too. It keeps the
+// value's bytes until the batch is written.
+func (r *ReplicaState) writeValue(key []byte, v *Value) error {
+	if v.Tombstone && fault.On(fault.FloorIgnored) {
+		return r.removeKey(key)
+	}
+	r.overlay.set(key, v)
+	return r.putValue(key, v)
+}
+
+// putValue puts a value into the batch, and the place of a tombstone, for the
+// floor to find it.
+func (r *ReplicaState) putValue(key []byte, v *Value) error {
+	op := r.batch.SetDeferred(len(r.users)+len(key), v.encodedLen())
+	copy(op.Key[copy(op.Key, r.users):], key)
+	v.encodeTo(op.Value)
+	if err := op.Finish(); err != nil || !v.Tombstone {
+		return err
+	}
+	return r.setRecord(tombstoneKey(v.Version.Index, key), nil)
+}
+
+// removeKey has key hold nothing, for the commands that follow too.
+func (r *ReplicaState) removeKey(key []byte) error {
+	r.overlay.at[string(key)] = absent
+	op := r.batch.DeleteDeferred(len(r.users) + len(key))
+	copy(op.Key[copy(op.Key, r.users):], key)
+	return op.Finish()
+}
+
+// before says whether the commands so far have left key a value, and its version.
+func (r *ReplicaState) before(key []byte) (present bool, version Version, err error) {
+	v, closer, err := r.held(key)
+	if err != nil || v == nil {
+		return false, Version{}, err
+	}
+	if !v.Tombstone {
+		present, version = true, v.Version
+	}
+	if closer != nil {
+		err = closer.Close()
+	}
+	return present, version, err
+}
+
+// held is what the commands so far have left of key, a tombstone included; nil
+// for nothing. It is good until the closer is closed, if there is one.
+func (r *ReplicaState) held(key []byte) (*Value, interface{ Close() error }, error) {
+	if at, ok := r.overlay.at[string(key)]; ok {
+		if at == absent {
+			return nil, nil, nil
+		}
+		return &r.overlay.values[at], nil, nil
 	}
 	v, closer, err := r.read(key)
 	if closer == nil {
-		return overlaid{}, err
+		return nil, nil, err
 	}
-	return overlaid{present: !v.Tombstone, version: v.Version}, closer.Close()
+	return &v, closer, nil
 }
 
 // write puts the batch, and with it the applied position, into the database.
 func (r *ReplicaState) write(at position) error {
+	if err := r.finishLedger(); err != nil {
+		return err
+	}
 	op := r.batch.SetDeferred(len(r.prefix)+1, appliedLen)
 	op.Key[copy(op.Key, r.prefix)] = kindApplied
 	at.append(op.Value[:0])
@@ -181,8 +259,10 @@ func (r *ReplicaState) write(at position) error {
 	if err := r.batch.Commit(pebble.NoSync); err != nil {
 		return err
 	}
+	r.publishLedger(at.index)
 	r.applied.Store(&at)
 	r.batch.Reset()
-	clear(r.overlay)
+	r.overlay.clear()
+	r.beginLedger()
 	return nil
 }

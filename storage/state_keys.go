@@ -16,12 +16,20 @@ const (
 	tagReplica  byte = 0x01
 )
 
-// Kinds of a replica's keys, in the order in which they are stored. The gaps
-// are for what tentative writes need: conflicts, fates, promoted dots.
+// Kinds of a replica's keys, in the order in which they are stored. 02 to 09 are
+// the ledger, see state_ledger_records.go.
 const (
-	kindApplied byte = 0x01 // no rest: index and term of the last applied entry
-	kindKey     byte = 0x10 // rest is the user's key, any bytes
-	kindBlob    byte = 0x40 // no rest: a small group's whole state
+	kindApplied       byte = 0x01 // no rest: index and term of the last applied entry
+	kindLedger        byte = 0x02
+	kindPromoted      byte = 0x03
+	kindForfeited     byte = 0x04
+	kindFate          byte = 0x05
+	kindFatePage      byte = 0x06
+	kindConflictPlace byte = 0x07
+	kindConflict      byte = 0x08
+	kindTombstone     byte = 0x09
+	kindKey           byte = 0x10 // rest is the user's key, any bytes
+	kindBlob          byte = 0x40 // no rest: a small group's whole state
 )
 
 const (
@@ -76,13 +84,30 @@ func decodeReplicaKey(key []byte) (r Replica, kind byte, rest []byte, err error)
 
 func checkKind(kind byte, rest []byte) error {
 	switch kind {
-	case kindApplied, kindBlob:
+	case kindApplied, kindBlob, kindLedger:
 		if len(rest) != 0 {
 			return corrupt("key of kind %#x with %d bytes more", kind, len(rest))
 		}
 	case kindKey:
 		if len(rest) == 0 || len(rest) > MaxKeyBytes {
 			return corrupt("user key of %d bytes", len(rest))
+		}
+	case kindPromoted, kindFate:
+		return checkDotKey(rest)
+	case kindForfeited:
+		if len(rest) == 0 || len(rest) > MaxNodeIDBytes {
+			return corrupt("forfeited node with an id of %d bytes", len(rest))
+		}
+	case kindFatePage, kindConflictPlace:
+		if len(rest) != 8 {
+			return corrupt("key of kind %#x with a number of %d bytes", kind, len(rest))
+		}
+	case kindConflict:
+		_, err := decodeConflictKey(rest)
+		return err
+	case kindTombstone:
+		if len(rest) <= 8 || len(rest) > 8+MaxKeyBytes {
+			return corrupt("tombstone's place of %d bytes", len(rest))
 		}
 	default:
 		return corrupt("key of unknown kind %#x", kind)

@@ -19,12 +19,18 @@ type ReplicaState struct {
 	users   []byte // of all user keys
 	nodes   nodeNames
 	applied atomic.Pointer[position]
+	durable atomic.Uint64
+	// ledger is at least as new as applied.
+	ledger     atomic.Pointer[ledger]
+	superseded struct{ staleBase, older atomic.Uint64 }
+	limits     ledgerLimits
 
 	// mu is held while the state changes; what follows belongs to Apply.
 	mu       sync.Mutex
 	batch    *pebble.Batch
-	commands []Command
-	overlay  map[string]overlaid
+	commands []anyCommand
+	overlay  overlay
+	change   ledgerChange
 
 	// replacing is held for writing while the whole range is exchanged, and
 	// for reading while a view opens: neither may see half of the other.
@@ -58,7 +64,10 @@ func decodePosition(b []byte) (position, error) {
 }
 
 func openReplicaState(s *State, r Replica) (*ReplicaState, error) {
-	rs := &ReplicaState{state: s, replica: r, overlay: make(map[string]overlaid)}
+	rs := &ReplicaState{
+		state: s, replica: r, limits: defaultLedgerLimits, overlay: overlay{at: make(map[string]int)},
+		change: ledgerChange{records: make(map[string][]byte)},
+	}
 	rs.prefix = replicaPrefix(r)
 	rs.users = append(replicaPrefix(r), kindKey)
 	p, err := readApplied(s.db, rs.prefix)
@@ -66,6 +75,11 @@ func openReplicaState(s *State, r Replica) (*ReplicaState, error) {
 		return nil, err
 	}
 	rs.applied.Store(&p)
+	l, err := loadLedger(s.db, rs.prefix, &rs.nodes)
+	if err != nil {
+		return nil, err
+	}
+	rs.ledger.Store(l)
 	return rs, nil
 }
 
@@ -90,6 +104,21 @@ func (r *ReplicaState) Replica() Replica { return r.replica }
 func (r *ReplicaState) Applied() (index, term uint64) {
 	p := r.applied.Load()
 	return p.index, p.term
+}
+
+// Durable is an index up to which everything that was applied here is durable,
+// as the last Sync of any replica, or a stage, has left it. It is 0 when the
+// database was opened: what is on disk may not be synced.
+func (r *ReplicaState) Durable() uint64 { return r.durable.Load() }
+
+// raise sets a to n if that is more.
+func raise(a *atomic.Uint64, n uint64) {
+	for {
+		old := a.Load()
+		if n <= old || a.CompareAndSwap(old, n) {
+			return
+		}
+	}
 }
 
 // Sync makes all that this replica has applied durable (and, as they share a

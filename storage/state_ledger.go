@@ -1,0 +1,307 @@
+package storage
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/storage/hlc"
+)
+
+// The ledger is what a replica keeps about promotions beside the values: which
+// dots were promoted, what became of the latest of them, which values lost, the
+// floor, whose writes are forfeited, where the tombstones are. It is a part of
+// the applied state: it changes with Apply only, in the same Pebble batch as
+// the values, and streams carry it.
+
+// ledger is the part of it that is held in memory. What is published is never
+// changed.
+type ledger struct {
+	// index is that of the last entry that changed it, as far as this process
+	// knows: 0 when it was opened.
+	index     uint64
+	promoted  *DotSet
+	forfeited map[partition.NodeID]uint64 // to the index of the command
+	ledgerHead
+}
+
+// ledgerHead is the ledger's one record of numbers.
+type ledgerHead struct {
+	floor uint64
+	// Pages of fates are numbered without gaps: [firstPage, nextPage) are there.
+	firstPage, nextPage uint64
+	fates               uint64 // dots on all pages
+	// So are conflicts.
+	firstConflict, nextConflict uint64
+	conflictBytes               uint64        // see conflictCost
+	oldestConflict              hlc.Timestamp // when that of firstConflict was listed
+	droppedConflicts            uint64        // by a bound, ever
+}
+
+// ledgerLimits bound the records, the same at all replicas.
+type ledgerLimits struct {
+	fates         uint64
+	conflicts     uint64
+	conflictBytes uint64
+	collect       int
+}
+
+var defaultLedgerLimits = ledgerLimits{MaxFates, MaxConflicts, MaxConflictBytes, MaxCollected}
+
+// A head record is format (1) = 1 and the fields of ledgerHead in their order,
+// 8 bytes each, little endian.
+const (
+	ledgerFormat  = 1
+	ledgerHeadLen = 1 + 9*8
+)
+
+func (h *ledgerHead) fields() [9]*uint64 {
+	return [...]*uint64{
+		&h.floor, &h.firstPage, &h.nextPage, &h.fates, &h.firstConflict, &h.nextConflict,
+		&h.conflictBytes, (*uint64)(&h.oldestConflict), &h.droppedConflicts,
+	}
+}
+
+func (h *ledgerHead) append(dst []byte) []byte {
+	dst = append(dst, ledgerFormat)
+	for _, f := range h.fields() {
+		dst = binary.LittleEndian.AppendUint64(dst, *f)
+	}
+	return dst
+}
+
+func decodeLedgerHead(b []byte) (h ledgerHead, err error) {
+	if len(b) != ledgerHeadLen || b[0] != ledgerFormat {
+		return h, corrupt("ledger head of %d bytes or unknown format", len(b))
+	}
+	for i, f := range h.fields() {
+		*f = binary.LittleEndian.Uint64(b[1+8*i:])
+	}
+	if h.firstPage > h.nextPage || h.firstConflict > h.nextConflict {
+		return h, corrupt("ledger head with its records out of order")
+	}
+	return h, nil
+}
+
+// loadLedger reads a replica's ledger.
+func loadLedger(from pebble.Reader, prefix []byte, nodes *nodeNames) (_ *ledger, err error) {
+	l := &ledger{promoted: &DotSet{}, forfeited: map[partition.NodeID]uint64{}}
+	it, err := from.NewIter(&pebble.IterOptions{
+		LowerBound: append(slices.Clip(prefix), kindLedger),
+		UpperBound: append(slices.Clip(prefix), kindForfeited+1),
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.First(); ok; ok = it.Next() {
+		record, err := it.ValueAndErr()
+		if err != nil {
+			return nil, err
+		}
+		kind, rest := it.Key()[replicaPrefixLen], it.Key()[userPrefixLen:]
+		if err := l.take(kind, rest, record, nodes); err != nil {
+			return nil, fmt.Errorf("ledger: %w", err)
+		}
+	}
+	// So that what is published is only read when it is cloned.
+	l.promoted = l.promoted.Clone()
+	return l, it.Error()
+}
+
+func (l *ledger) take(kind byte, rest, record []byte, nodes *nodeNames) error {
+	switch kind {
+	case kindLedger:
+		h, err := decodeLedgerHead(record)
+		l.ledgerHead = h
+		return err
+	case kindPromoted:
+		run, err := decodePromotedRun(rest, record, nodes)
+		if err != nil {
+			return err
+		}
+		spans := l.promoted.spans
+		if err := l.promoted.AddRange(run); err != nil || l.promoted.spans != spans+1 {
+			return corrupt("run of promoted dots %v that touches another, or does not fit (%v)", run, err)
+		}
+	case kindForfeited:
+		index, err := decodeForfeited(record)
+		l.forfeited[partition.NodeID(rest)] = index
+		return err
+	}
+	return nil
+}
+
+// ledgerChange is what Apply is making of the ledger: the part in memory is a
+// copy of what was published, the records are in the Pebble batch in hand.
+type ledgerChange struct {
+	ledger
+	from    *ledger
+	changed bool
+	// origins are those of the dots that were added.
+	origins []dotOrigin
+	// records are the batch's ledger records, relative to the replica, nil for
+	// one that was removed: commands that follow see them.
+	records map[string][]byte
+}
+
+// beginLedger starts from what was published.
+func (r *ReplicaState) beginLedger() {
+	c := &r.change
+	c.from = r.ledger.Load()
+	c.ledger = *c.from
+	c.promoted = c.from.promoted.Clone()
+	c.changed = false
+	c.origins = c.origins[:0]
+	clear(c.records)
+}
+
+// addDot puts a dot into the record of promoted dots. It is on disk, and told,
+// with the batch.
+func (c *ledgerChange) addDot(d Dot) error {
+	if err := c.promoted.Add(d); err != nil {
+		return err
+	}
+	for i := range c.origins {
+		if c.origins[i].compare(d.Node, d.Incarnation) == 0 {
+			return nil
+		}
+	}
+	c.origins = append(c.origins, dotOrigin{node: d.Node, incarnation: d.Incarnation})
+	return nil
+}
+
+// forfeit notes that node's writes are lost.
+func (c *ledgerChange) forfeit(node partition.NodeID, index uint64) {
+	next := maps.Clone(c.forfeited)
+	next[node] = index
+	c.forfeited = next
+}
+
+// finishLedger completes the batch with what is written once a batch.
+func (r *ReplicaState) finishLedger() error {
+	c := &r.change
+	if !c.changed {
+		return nil
+	}
+	for _, o := range c.origins {
+		if err := r.writeRuns(o, c.from.promoted.runsOf(o.node, o.incarnation), c.promoted.runsOf(o.node, o.incarnation)); err != nil {
+			return err
+		}
+	}
+	return r.setRecord([]byte{kindLedger}, c.ledgerHead.append(nil))
+}
+
+// publishLedger shows the change to readers; the batch is in the database.
+func (r *ReplicaState) publishLedger(index uint64) {
+	c := &r.change
+	if !c.changed {
+		return
+	}
+	next := c.ledger
+	next.index = index
+	next.promoted = c.promoted.Clone()
+	r.ledger.Store(&next)
+}
+
+// writeRuns changes the records of an incarnation from one set of runs to
+// another. One run a record, so that a promotion writes only those that it
+// touches, however many gaps there are.
+func (r *ReplicaState) writeRuns(o dotOrigin, old, now []dotRun) error {
+	key := func(run dotRun) []byte {
+		return appendDotKey([]byte{kindPromoted}, Dot{o.node, o.incarnation, run.first})
+	}
+	for len(old) > 0 || len(now) > 0 {
+		switch {
+		case len(now) == 0 || len(old) > 0 && old[0].first < now[0].first:
+			if err := r.deleteRecord(key(old[0])); err != nil {
+				return err
+			}
+			old = old[1:]
+		case len(old) > 0 && old[0] == now[0]:
+			old, now = old[1:], now[1:]
+		default:
+			record := binary.LittleEndian.AppendUint64([]byte{ledgerFormat}, now[0].last)
+			if err := r.setRecord(key(now[0]), record); err != nil {
+				return err
+			}
+			if len(old) > 0 && old[0].first == now[0].first {
+				old = old[1:]
+			}
+			now = now[1:]
+		}
+	}
+	return nil
+}
+
+// setLedger puts a record that later commands of the batch may read into it;
+// key is relative to the replica. It keeps record.
+func (r *ReplicaState) setLedger(key, record []byte) error {
+	r.change.changed = true
+	r.change.records[string(key)] = record
+	return r.setRecord(key, record)
+}
+
+func (r *ReplicaState) deleteLedger(key []byte) error {
+	r.change.changed = true
+	r.change.records[string(key)] = nil
+	return r.deleteRecord(key)
+}
+
+// setRecord puts a record into the batch.
+func (r *ReplicaState) setRecord(key, record []byte) error {
+	op := r.batch.SetDeferred(len(r.prefix)+len(key), len(record))
+	copy(op.Key[copy(op.Key, r.prefix):], key)
+	copy(op.Value, record)
+	return op.Finish()
+}
+
+func (r *ReplicaState) deleteRecord(key []byte) error {
+	op := r.batch.DeleteDeferred(len(r.prefix) + len(key))
+	copy(op.Key[copy(op.Key, r.prefix):], key)
+	return op.Finish()
+}
+
+// ledgerRecord is a record as the commands so far have left it; nil if it is
+// not there. It is not to be changed.
+func (r *ReplicaState) ledgerRecord(key []byte) ([]byte, error) {
+	if record, ok := r.change.records[string(key)]; ok {
+		return record, nil
+	}
+	return r.storedRecord(key)
+}
+
+// storedRecord is a ledger record in the database; nil if it is not there.
+func (r *ReplicaState) storedRecord(key []byte) ([]byte, error) {
+	record, closer, err := r.state.db.Get(append(slices.Clip(r.prefix), key...))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return slices.Clone(record), closer.Close()
+}
+
+// Promoted is the record of promoted dots, at least as new as what Applied
+// says. It must not be changed; to clone it is safe for any number of
+// goroutines.
+func (r *ReplicaState) Promoted() *DotSet { return r.ledger.Load().promoted }
+
+// PromotedHas reports whether the write was promoted: committed or superseded.
+func (r *ReplicaState) PromotedHas(d Dot) bool { return r.Promoted().Has(d) }
+
+// Floor is the partition's floor: a write with a base below it is superseded.
+// 0 if none was set so far.
+func (r *ReplicaState) Floor() uint64 { return r.ledger.Load().floor }
+
+// Forfeited reports whether node's unpromoted writes are lost for ever.
+func (r *ReplicaState) Forfeited(node partition.NodeID) bool {
+	_, forfeited := r.ledger.Load().forfeited[node]
+	return forfeited
+}

@@ -1,0 +1,116 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/capstan-kv/capstan/storage/fault"
+	"github.com/capstan-kv/capstan/storage/hlc"
+)
+
+// applyOther takes up a command that is not a single write.
+func (r *ReplicaState) applyOther(index uint64, o *otherCommand, result *CommandResult) error {
+	switch o.format {
+	case promotionFormat:
+		promoted, err := r.applyPromotion(index, &o.promotion)
+		result.Promoted = promoted
+		return err
+	case floorFormat:
+		return r.applyFloor(index, o.floor)
+	case forfeitFormat:
+		if _, done := r.change.forfeited[o.forfeit]; done {
+			return nil
+		}
+		r.change.forfeit(o.forfeit, index)
+		return r.setLedger(append([]byte{kindForfeited}, o.forfeit...), encodeForfeited(index))
+	}
+	return fmt.Errorf("command of unknown format %d", o.format)
+}
+
+func (r *ReplicaState) applyPromotion(index uint64, p *Promotion) (*PromotionResult, error) {
+	result := &PromotionResult{Index: index, Fates: make([]FateOf, len(p.Writes))}
+	decided := make([]Dot, 0, len(p.Writes)) // by this promotion
+	for i := range p.Writes {
+		t := &p.Writes[i]
+		f, now, err := r.promote(index, t, p.Now)
+		if err != nil {
+			return nil, fmt.Errorf("promoting %v: %w", t.Dot, err)
+		}
+		result.Fates[i] = FateOf{Dot: t.Dot, Fate: f}
+		if now {
+			decided = append(decided, t.Dot)
+		}
+	}
+	if err := r.pageFates(decided); err != nil {
+		return nil, err
+	}
+	return result, r.dropConflicts(p.Now)
+}
+
+// promote takes up one write, and says whether that has decided it.
+func (r *ReplicaState) promote(index uint64, t *Tentative, now hlc.Timestamp) (f Fate, decided bool, err error) {
+	c := &r.change
+	if c.promoted.Has(t.Dot) && !fault.On(fault.PromoteTwice) {
+		record, err := r.ledgerRecord(fateKey(t.Dot))
+		if err != nil {
+			return Fate{}, false, err
+		}
+		f, err := r.knownFate(t.Dot, record)
+		return f, false, err
+	}
+	if at, lost := c.forfeited[t.Dot.Node]; lost {
+		return Fate{Kind: FateLost, Index: at}, false, nil
+	}
+	if !fault.On(fault.ForgetDot) {
+		if err := c.addDot(t.Dot); errors.Is(err, ErrDotSetFull) {
+			return Fate{Kind: FatePending}, false, nil
+		} else if err != nil {
+			return Fate{}, false, err
+		}
+	}
+	held, closer, err := r.held(t.Key)
+	if err != nil {
+		return Fate{}, false, err
+	}
+	f, err = r.decide(index, t, held, now)
+	if closer != nil {
+		err = errors.Join(err, closer.Close())
+	}
+	if err == nil {
+		err = r.setFate(t.Dot, f)
+	}
+	return f, true, err
+}
+
+// decide does what Decide says.
+func (r *ReplicaState) decide(index uint64, t *Tentative, held *Value, now hlc.Timestamp) (Fate, error) {
+	d := Decide(held, r.change.floor, t)
+	if t.Base >= index {
+		// It can not have heard of an index before it was committed. Whatever
+		// made it, it must not pass for a write that has heard of everything.
+		d = Decision{Superseded: CauseStaleBase}
+	}
+	switch {
+	case d.Superseded != 0:
+		c := Conflict{
+			Key: t.Key, Value: t.Bytes, Losing: t.Version(0), Time: now,
+			Delete: t.Delete, Cause: d.Superseded, Base: t.Base,
+		}
+		if held != nil {
+			c.Winning = held.Version
+		}
+		return Fate{FateSuperseded, c.Winning, index}, r.addConflict(&c)
+	case !d.Wins: // it is what the key holds
+		return Fate{FateCommitted, held.Version, held.Version.Index}, nil
+	}
+	v := CommittedBy(t, index, held)
+	if d.ListHeld {
+		if err := r.addConflict(&Conflict{
+			Key: t.Key, Value: held.Bytes, Losing: held.Version, Winning: v.Version, Time: now,
+			Delete: held.Tombstone, Cause: CauseOlder, Base: held.Base,
+		}); err != nil {
+			return Fate{}, err
+		}
+	}
+	return Fate{FateCommitted, v.Version, index}, r.writeValue(t.Key, &v)
+}
