@@ -166,6 +166,8 @@ func (g *ReplicaStage) Install() error {
 				return err
 			}
 			next.index = g.applied.index
+			applied := g.applied // before the ledger, as in write
+			r.applied.Store(&applied)
 			r.ledger.Store(next)
 			return nil
 		})
@@ -173,9 +175,7 @@ func (g *ReplicaStage) Install() error {
 	if err != nil {
 		return fmt.Errorf("installing the state of %v: %w", r.replica, err)
 	}
-	applied := g.applied
-	r.applied.Store(&applied)
-	raise(&r.durable, applied.index)
+	raise(&r.durable, g.applied.index)
 	return nil
 }
 

@@ -259,8 +259,10 @@ func (r *ReplicaState) write(at position) error {
 	if err := r.batch.Commit(pebble.NoSync); err != nil {
 		return err
 	}
-	r.publishLedger(at.index)
+	// In this order: who finds a write in the ledger, and asks for the applied
+	// index then, gets one by which it was decided.
 	r.applied.Store(&at)
+	r.publishLedger(at.index)
 	r.batch.Reset()
 	r.overlay.clear()
 	r.beginLedger()
