@@ -329,6 +329,7 @@ func (n *Node) watchGossip() {
 		case <-n.ctx.Done():
 			return
 		}
+		n.learnAddresses()
 		now := n.alive()
 		for node := range now {
 			if !alive[node] && node != n.id {

@@ -22,8 +22,7 @@ type clusterService struct{ node *Node }
 func (c clusterService) GetStatus(ctx context.Context, _ *capstanv1.GetStatusRequest) (*capstanv1.GetStatusResponse, error) {
 	n := c.node
 	ring := n.ring()
-	alive := n.alive()
-	alive[n.id] = true
+	alive := n.reachable()
 	var ask []partition.NodeID
 	for _, known := range ring.Nodes {
 		if alive[known.ID] {
@@ -39,6 +38,7 @@ func (c clusterService) GetStatus(ctx context.Context, _ *capstanv1.GetStatusReq
 		resp.Nodes = append(resp.Nodes, &capstanv1.Node{
 			Name: known.Name, Id: string(known.ID), Zone: known.Zone, State: nodeState(known, alive[known.ID]),
 			ApiAddress: known.API, PeerAddress: known.Peer, GossipAddress: known.Gossip, SoftwareVersion: known.Version,
+			CutFrom: namesOf(ring, statuses[known.ID].CutFrom),
 		})
 	}
 	slices.SortFunc(resp.Nodes, byNameThenID)
@@ -91,46 +91,6 @@ func nodeState(known control.Node, alive bool) capstanv1.NodeState {
 		return capstanv1.NodeState_NODE_STATE_DEAD
 	}
 	return capstanv1.NodeState_NODE_STATE_ALIVE
-}
-
-// LocateKey shows where a key lives and who would answer now, as this node
-// sees it.
-func (c clusterService) LocateKey(_ context.Context, req *capstanv1.LocateKeyRequest) (*capstanv1.LocateKeyResponse, error) {
-	n := c.node
-	ring := n.ring()
-	if !ring.Placed() {
-		return nil, notInCluster()
-	}
-	p := partition.Of(req.GetKey(), len(ring.Partitions))
-	resp := &capstanv1.LocateKeyResponse{Hash: partition.Hash(req.GetKey()), Partition: uint32(p)}
-	for _, placed := range ring.Partitions[p].Replicas {
-		resp.Replicas = append(resp.Replicas, nameOf(ring, placed.Node))
-	}
-	route := &capstanv1.Route{Consistency: capstanv1.Consistency_CONSISTENCY_LINEARIZABLE}
-	leader := n.router.hint(p)
-	here := n.replicas.replica(p)
-	if here != nil {
-		leader = here.leader()
-		if reachable, needed := here.group.Reachable(); reachable < needed {
-			route.Refusal = fmt.Sprintf("%d of %d replicas needed", needed, len(resp.Replicas))
-		}
-	}
-	if leader != "" {
-		resp.Leader = nameOf(ring, leader)
-	}
-	switch {
-	case route.GetRefusal() != "":
-	case leader == "" && here != nil:
-		route.Refusal = "no leader is known"
-	default:
-		route.WritesTo = resp.GetLeader()
-		route.ReadsFrom = resp.GetLeader()
-		if here != nil {
-			route.ReadsFrom = n.config.Name
-		}
-	}
-	resp.Routes = append(resp.Routes, route)
-	return resp, nil
 }
 
 // TransferLeadership has the leader of a partition hand over.
@@ -238,7 +198,7 @@ func (n *Node) handleStatus(context.Context, partition.NodeID, []byte) ([]byte, 
 }
 
 func (n *Node) ownStatus() nodeStatus {
-	status := nodeStatus{Node: n.id}
+	status := nodeStatus{Node: n.id, CutFrom: n.cutFrom()}
 	select {
 	case <-n.controlUp:
 		status.ControlApplied = n.control.group.Status().Applied

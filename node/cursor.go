@@ -27,7 +27,8 @@ const (
 // open begins a scan of one partition at a replica that can answer.
 func (r *router) open(ctx context.Context, p partition.ID, part scanPart) (pages, error) {
 	return route(ctx, r, p, call[pages]{
-		here: func(ctx context.Context, here *replica) (pages, error) { return here.openPages(ctx, part) },
+		eventually: readEventually,
+		here:       func(ctx context.Context, here *replica) (pages, error) { return here.openPages(ctx, part) },
 		frame: func() ([]byte, error) {
 			request, err := proto.Marshal(&capstanv1.ScanRequest{
 				Start: part.start, End: part.end, KeysOnly: part.keysOnly, Limit: part.limit,

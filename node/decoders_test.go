@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"fmt"
 	"math"
 	"reflect"
 	"testing"
@@ -101,6 +102,9 @@ func TestStatusRoundTrip(t *testing.T) {
 				Leader: "n2-efgh", Term: rapid.Uint64().Draw(t, "term"),
 				Commit: rapid.Uint64().Draw(t, "commit"), Applied: rapid.Uint64().Draw(t, "applied"),
 			})
+		}
+		for i := range rapid.IntRange(0, 3).Draw(t, "cut") {
+			want.CutFrom = append(want.CutFrom, partition.NodeID(fmt.Sprint("n", i)))
 		}
 		got, err := decodeStatus(encodeStatus(want))
 		if err != nil || !reflect.DeepEqual(got, want) {

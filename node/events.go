@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"log/slog"
 
 	"github.com/capstan-kv/capstan/node/formation"
@@ -42,6 +43,10 @@ func (j journal) transport(e transport.Event) {
 	case transport.Disconnected:
 		j.log.Info("disconnected", "peer", e.Peer, "err", e.Err)
 	case transport.Refused:
+		if errors.Is(e.Err, transport.ErrCut) {
+			j.log.Debug("connection across a cut refused", "peer", e.Peer)
+			return
+		}
 		j.log.Warn("connection refused", "peer", e.Peer, "incoming", e.Incoming, "err", e.Err)
 	case transport.DialFailed:
 		j.log.Debug("dial failed", "peer", e.Peer, "addr", e.Addr, "err", e.Err, "retry_in", e.Backoff)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/capstan-kv/capstan/api"
+	"github.com/capstan-kv/capstan/node/chaos"
 	"github.com/capstan-kv/capstan/node/identity"
 	"github.com/capstan-kv/capstan/node/membership"
 	"github.com/capstan-kv/capstan/node/metrics"
@@ -48,6 +49,8 @@ type Node struct {
 
 	logTrouble, stateTrouble trouble
 
+	cuts      *chaos.Cuts // nil unless Config.EnableChaos
+	cutting   sync.Mutex  // one change of them at a time
 	transport *transport.Transport
 	host      *replication.Host
 	members   *membership.Membership
@@ -214,9 +217,16 @@ func (n *Node) onStateEvent(e storage.Event) {
 }
 
 func (n *Node) openPeers() (err error) {
+	var allow func(from, to partition.NodeID) bool
+	if n.config.EnableChaos {
+		n.cuts = chaos.New(n.id)
+		allow = n.cuts.Allow
+		n.tasks.Go(n.remindOfCut)
+	}
 	if n.transport, err = transport.New(transport.Config{
 		Self: n.id, Cluster: n.identity.ClusterID, Incarnation: n.incarnation, Start: n.identity.Starts(),
-		Listener: n.sockets.peer, Dial: n.config.Network.Dial, Resolve: n.resolve, Admit: n.admit, Events: n.onTransportEvent,
+		Listener: n.sockets.peer, Dial: n.config.Network.Dial, Resolve: n.resolve, Admit: n.admit, Allow: allow,
+		Events: n.onTransportEvent,
 	}); err != nil {
 		return err
 	}
@@ -253,10 +263,14 @@ func (n *Node) closeControl() error {
 }
 
 func (n *Node) openGossip() (err error) {
+	var network membership.Network = n.config.Network
+	if n.cuts != nil {
+		network = n.cuts.Gossip(network)
+	}
 	if n.members, err = membership.Open(membership.Config{
 		NodeID: n.id, Name: n.config.Name, Cluster: n.config.Cluster, ClusterID: n.identity.ClusterID(),
 		APIAddr: n.addresses.api, PeerAddr: n.addresses.peer, Zone: n.config.Zone, Version: Version(),
-		Expect: n.config.BootstrapExpect, Network: n.config.Network, Bind: n.config.ListenGossip,
+		Expect: n.config.BootstrapExpect, Network: network, Bind: n.config.ListenGossip,
 		Advertise: n.config.AdvertiseGossip, Join: n.config.Join, Events: n.journal.membership,
 	}); err != nil {
 		return fmt.Errorf("--listen-gossip: %w", err)
@@ -276,8 +290,12 @@ func (n *Node) openGossip() (err error) {
 
 func (n *Node) openAPI() error {
 	n.metrics = metrics.New(n.figures)
+	var cuts api.Chaos
+	if n.cuts != nil {
+		cuts = chaosService{n}
+	}
 	handler := api.NewHandler(api.Config{
-		KV: n.router, Cluster: clusterService{n}, Health: health{n}, MaxValueSize: n.config.MaxValueSize,
+		Chaos: cuts, KV: n.router, Cluster: clusterService{n}, Health: health{n}, MaxValueSize: n.config.MaxValueSize,
 		Version: Version(), Metrics: n.metrics.Handler(), Observer: n.metrics, APIAddress: n.apiAddress,
 		Panicked: func(method string, value any, stack []byte) {
 			n.journal.log.Error("a request panicked", "method", method, "panic", value, "stack", string(stack))

@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
 	"github.com/capstan-kv/capstan/node/control"
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
@@ -73,6 +74,9 @@ type call[Resp any] struct {
 	// order: an operation on the replica itself, which only "not leader" and an
 	// unreachable node send elsewhere; any other refusal is the answer.
 	order bool
+	// eventually is what the same operation at the eventual level would do at the
+	// node named, for the advice of a refusal; empty if there is no such thing.
+	eventually string
 	// here executes the operation at the local replica.
 	here func(context.Context, *replica) (Resp, error)
 	// frame is the operation as it travels, and decode its answer.
@@ -96,7 +100,7 @@ func route[Resp any](ctx context.Context, r *router, p partition.ID, c call[Resp
 		}
 		target, ok := r.target(ring, p, here, c.write, unreached)
 		if !ok {
-			return none, noReplica(ring, r.self, p)
+			return none, noReplica(ring, r.self, p, c.eventually)
 		}
 
 		var resp Resp
@@ -110,6 +114,11 @@ func route[Resp any](ctx context.Context, r *router, p partition.ID, c call[Resp
 			resp, err = c.here(ctx, here)
 		}
 		if err == nil {
+			if c.write && !c.order && r.hint(p) != target {
+				r.hintsMu.Lock()
+				r.hints[p] = target // only who leads does that
+				r.hintsMu.Unlock()
+			}
 			return resp, nil
 		}
 
@@ -122,7 +131,7 @@ func route[Resp any](ctx context.Context, r *router, p partition.ID, c call[Resp
 			next = giveUp
 		}
 		if next == giveUp {
-			return none, r.explain(ring, p, refusal)
+			return none, r.explain(ring, p, c.eventually, refusal)
 		}
 		r.learn(p, target, refusal)
 		if errors.Is(refusal, errNotDelivered) || refusal.Reason == replication.NoReplica && !refusal.NotLeader {
@@ -141,7 +150,7 @@ func route[Resp any](ctx context.Context, r *router, p partition.ID, c call[Resp
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return none, r.explain(ring, p, outOfTime(ctx, refusal))
+			return none, r.explain(ring, p, c.eventually, outOfTime(ctx, refusal))
 		case <-timer.C:
 		}
 		pause = min(2*pause, lastRetry)
@@ -171,9 +180,10 @@ func onKey[Resp proto.Message](ctx context.Context, r *router, kind hopKind, key
 		return none, notInCluster()
 	}
 	return route(ctx, r, partition.Of(key, len(ring.Partitions)), call[Resp]{
-		write: kind == hopPut || kind == hopDelete,
-		here:  here,
-		frame: func() ([]byte, error) { return encodeHop(kind, request) },
+		write:      kind == hopPut || kind == hopDelete,
+		eventually: eventually(request),
+		here:       here,
+		frame:      func() ([]byte, error) { return encodeHop(kind, request) },
 		decode: func(from partition.NodeID, answer []byte) (Resp, error) {
 			if err := proto.Unmarshal(answer, resp); err != nil {
 				return resp, fmt.Errorf("answer of %s: %w", from, err)
@@ -261,7 +271,7 @@ func (r *router) hint(p partition.ID) partition.NodeID {
 }
 
 // explain puts names in place of ids, where a refusal is about to leave.
-func (r *router) explain(ring *control.State, p partition.ID, e *replication.Error) *replication.Error {
+func (r *router) explain(ring *control.State, p partition.ID, eventually string, e *replication.Error) *replication.Error {
 	if e.Reason != replication.NoQuorum {
 		return e
 	}
@@ -276,12 +286,48 @@ func (r *router) explain(ring *control.State, p partition.ID, e *replication.Err
 	var others []string
 	for _, replica := range ring.Partitions[p].Replicas {
 		if replica.Node != r.self {
-			others = append(others, "--via "+nameOf(ring, replica.Node))
+			others = append(others, nameOf(ring, replica.Node))
 		}
 	}
-	slices.Sort(others)
-	told.Try = strings.Join(others, " or ")
+	told.Try = advice(others, eventually, nameOf(ring, r.self))
 	return &told
+}
+
+// What the same operation at the eventual level would do at a node.
+const (
+	writeEventually = "to write at %s now and merge when the cut heals"
+	readEventually  = "to read what %s has now"
+)
+
+// eventually is empty for an operation that has no eventual form: a condition is
+// judged where all writes are in order.
+func eventually(request proto.Message) string {
+	if conditional, ok := request.(interface {
+		GetCondition() *capstanv1.Condition
+	}); ok {
+		if conditional.GetCondition().GetTest() != nil {
+			return ""
+		}
+		return writeEventually
+	}
+	return readEventually
+}
+
+// advice is what to try after a refusal at self: the nodes named, or less
+// consistency.
+func advice(nodes []string, eventually, self string) string {
+	slices.Sort(nodes)
+	for i, node := range nodes {
+		nodes[i] = "--via " + node
+	}
+	try := strings.Join(nodes, " or ")
+	switch {
+	case eventually == "":
+		return try
+	case try != "":
+		try += ", or "
+	}
+	return try + "--ap " + fmt.Sprintf(eventually, self)
 }
 
 func notInCluster() *replication.Error {
@@ -301,15 +347,18 @@ func notOpen(p partition.ID) *replication.Error {
 	}
 }
 
-func noReplica(ring *control.State, self partition.NodeID, p partition.ID) *replication.Error {
+func noReplica(ring *control.State, self partition.NodeID, p partition.ID, eventually string) *replication.Error {
 	names := make([]string, 0, len(ring.Partitions[p].Replicas))
 	for _, replica := range ring.Partitions[p].Replicas {
 		names = append(names, nameOf(ring, replica.Node))
 	}
+	if eventually == readEventually {
+		eventually = "" // it has nothing, at most a write of its own
+	}
 	return &replication.Error{
 		Reason: replication.NoReplica, Outcome: replication.NotApplied,
 		Message: fmt.Sprintf("no replica of partition %d can be reached: %s tried %s", p, nameOf(ring, self), strings.Join(names, ", ")),
-		Try:     "--via " + strings.Join(names, " or --via "),
+		Try:     advice(slices.Clone(names), eventually, nameOf(ring, self)),
 		Needed:  1,
 	}
 }
@@ -324,6 +373,15 @@ func outOfTime(ctx context.Context, last *replication.Error) *replication.Error 
 		Reason: replication.Deadline, Outcome: replication.NotApplied,
 		Message: "out of time: " + last.Error(), Leader: last.Leader, Err: context.Cause(ctx),
 	}
+}
+
+func namesOf(ring *control.State, ids []partition.NodeID) []string {
+	var names []string
+	for _, id := range ids {
+		names = append(names, nameOf(ring, id))
+	}
+	slices.Sort(names)
+	return names
 }
 
 func nameOf(ring *control.State, id partition.NodeID) string {

@@ -30,6 +30,7 @@ type nodeStatus struct {
 	Node           partition.NodeID
 	ControlApplied uint64
 	Groups         []groupStatus
+	CutFrom        []partition.NodeID `json:",omitempty"` // see chaosService
 }
 
 // applied is the node's applied index of a partition; 0 if it is not known.

@@ -44,7 +44,7 @@ var (
 // butForDigits is text without what differs from run to run. Which node leads
 // does, so n3 may be the one that reads and the one that writes.
 func butForDigits(text string) string {
-	text = strings.Replace(text, "read and written at n3", "read at n3, written at n3", 1)
+	text = strings.ReplaceAll(text, "read and written at n3", "read at n3, written at n3")
 	return tourDigits.ReplaceAllString(tourID.ReplaceAllString(strings.TrimRight(text, "\n"), "$1-id"), "N")
 }
 

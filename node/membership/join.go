@@ -51,12 +51,28 @@ func (m *Membership) keepJoining(ctx context.Context) {
 	}
 }
 
+// Rejoin exchanges states at once, in the background, with whoever is at these
+// gossip addresses, host:port, and not alive: they were out of reach on purpose.
+// Those that do not answer are found again as ever.
+func (m *Membership) Rejoin(addresses []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed || len(addresses) == 0 {
+		return
+	}
+	m.tasks.Go(func() { m.joinAll(m.ctx, addresses) })
+}
+
 // joinRound tries each join address once and says how many did not answer.
 func (m *Membership) joinRound(ctx context.Context) (missing int) {
+	return m.joinAll(ctx, m.config.Join)
+}
+
+func (m *Membership) joinAll(ctx context.Context, addresses []string) (missing int) {
 	var mu sync.Mutex
 	var tried sync.WaitGroup
 	permits := make(chan struct{}, joinsAtOnce)
-	for _, address := range m.config.Join {
+	for _, address := range addresses {
 		permits <- struct{}{}
 		tried.Go(func() {
 			defer func() { <-permits }()

@@ -54,8 +54,9 @@ type Membership struct {
 	events    *events
 	changes   chan struct{}
 	settled   chan struct{}
+	ctx       context.Context // of the tasks
 	cancel    context.CancelFunc
-	tasks     sync.WaitGroup // drain, join loop, a leave
+	tasks     sync.WaitGroup // drain, join loop, rejoins, a leave
 	listening sync.WaitGroup // the delivery of events, ended last
 	hush      context.CancelFunc
 
@@ -92,12 +93,12 @@ func Open(config Config) (*Membership, error) {
 	if m.serf, err = serf.Create(m.serfConfig(serfEvents)); err != nil {
 		return nil, errors.Join(fmt.Errorf("membership: %w", err), t.Shutdown())
 	}
-	var ctx, eventCtx context.Context
-	ctx, m.cancel = context.WithCancel(context.Background())
+	var eventCtx context.Context
+	m.ctx, m.cancel = context.WithCancel(context.Background())
 	eventCtx, m.hush = context.WithCancel(context.Background())
 	m.listening.Go(func() { m.events.deliver(eventCtx, config.Events) })
-	m.tasks.Go(func() { m.drain(ctx, serfEvents) })
-	m.tasks.Go(func() { m.keepJoining(ctx) })
+	m.tasks.Go(func() { m.drain(m.ctx, serfEvents) })
+	m.tasks.Go(func() { m.keepJoining(m.ctx) })
 	return m, nil
 }
 

@@ -347,3 +347,28 @@ func TestClosingInTheMiddleOfEverything(t *testing.T) {
 		}
 	})
 }
+
+// Two that gave each other up, long after the cut, find each other at once when
+// told to look, and not for some time if not.
+func TestRejoin(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		n1, n2, n3 := l.three()
+		for round := range 3 {
+			l.network.Isolate(addr(3))
+			l.within(time.Minute, "n1 and n2 give n3 up", func() bool {
+				return seen(n1) == "n1:alive n2:alive n3:failed" && seen(n2) == seen(n1) && seen(n3) == "n1:failed n2:failed n3:alive"
+			})
+			time.Sleep(10 * time.Second)
+			l.network.Heal()
+			n1.Rejoin([]string{addr(2) + ":7822", addr(3) + ":7822"})
+			took := l.within(time.Second, "all see each other", func() bool {
+				return seen(n1) == allAlive && seen(n2) == allAlive && seen(n3) == allAlive
+			})
+			t.Logf("round %d: %v", round, took)
+		}
+		if err := n1.Close(); err != nil {
+			t.Fatal(err)
+		}
+		n1.Rejoin([]string{addr(3) + ":7822"}) // nothing left to do it
+	})
+}

@@ -20,6 +20,7 @@ type Snapshot struct {
 	Databases     []Database
 	Peers         []Peer
 	Control       Group
+	CutPeers      int // other nodes that this one was cut off from on purpose
 }
 
 // Partition is one replica held by the node.
@@ -124,6 +125,8 @@ var (
 	dbSlow        = gauge("pebble_disk_slow_total", "Disk operations reported as slow.", "database")
 	dbTables      = gauge("pebble_table_files", "Table files.", "database")
 
+	chaosCut = gauge("chaos_cut_peers", "Nodes that this node was told not to talk to, by ChaosService.")
+
 	peerUp       = gauge("peer_connected", "1 while the connection to the peer stands.", "peer")
 	peerConnects = gauge("peer_connects_total", "Connections made to the peer.", "peer")
 	peerDropped  = gauge("peer_dropped_total", "Frames refused because a queue was full.", "peer")
@@ -134,7 +137,7 @@ var (
 var all = []*prometheus.Desc{
 	nodeInfo, raftLeader, raftHasLeader, raftTerm, raftCommit, raftApplied, raftReachable, raftVoters,
 	dbDisk, dbMem, dbCache, dbHits, dbMisses, dbCompactions, dbFlushes, dbDebt, dbWAL, dbL0, dbReadAmp, dbStalls, dbSlow, dbTables,
-	peerUp, peerConnects, peerDropped, peerFrames, peerBytes,
+	peerUp, peerConnects, peerDropped, peerFrames, peerBytes, chaosCut,
 }
 
 type collector struct{ snapshot func() Snapshot }
@@ -163,6 +166,7 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 		set(raftVoters, float64(g.AllVoters), id)
 	}
 	set(nodeInfo, 1, s.Node, s.Version)
+	set(chaosCut, float64(s.CutPeers))
 	group("control", s.Control)
 	for _, p := range s.Partitions {
 		group(p.ID, p.Group)
