@@ -81,6 +81,9 @@ func New(o Options) (*Client, error) {
 		noSession: o.NoSession, home: rand.Uint32(), merging: make(chan struct{}, 1),
 		nodes: make(map[string]*node),
 	}
+	if len(o.Session) > maxToken {
+		return nil, fmt.Errorf("session of %d bytes, at most %d", len(o.Session), maxToken)
+	}
 	c.jar.replace(everywhere, nil, o.Session)
 	if c.timeout == 0 {
 		c.timeout = DefaultTimeout

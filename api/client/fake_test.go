@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -28,11 +29,17 @@ type fakeCluster struct {
 	data    map[string][]byte
 	index   uint64
 	leaders []int // node number by partition
+
+	sessions *fakeSessions // nil: it gives no tokens
+
+	fates     []capstanv1.Fate // what AwaitWrite answers, one after the other
+	conflicts []*capstanv1.Conflict
 }
 
 type fakeNode struct {
 	capstanv1connect.UnimplementedKVServiceHandler
 	capstanv1connect.UnimplementedClusterServiceHandler
+	capstanv1connect.UnimplementedChaosServiceHandler
 
 	cluster *fakeCluster
 	number  int
@@ -41,6 +48,8 @@ type fakeNode struct {
 
 	mu    sync.Mutex
 	calls map[string]int
+	cut   []string
+	waits []time.Duration       // what AwaitWrite was asked to wait
 	fail  func(op string) error // nil: none
 }
 
@@ -48,6 +57,10 @@ type fakeNode struct {
 func (n *fakeNode) servedBy() string { return n.cluster.nodes[n.cluster.leaders[0]].name }
 
 func newFakeCluster(nodes, partitions int) *fakeCluster {
+	return newFakeClusterOn(newH2CServer, nodes, partitions)
+}
+
+func newFakeClusterOn(serve func(http.Handler) *httptest.Server, nodes, partitions int) *fakeCluster {
 	c := &fakeCluster{data: make(map[string][]byte), leaders: make([]int, partitions)}
 	for i := range partitions {
 		c.leaders[i] = i % nodes
@@ -57,7 +70,8 @@ func newFakeCluster(nodes, partitions int) *fakeCluster {
 		mux := http.NewServeMux()
 		mux.Handle(capstanv1connect.NewKVServiceHandler(n))
 		mux.Handle(capstanv1connect.NewClusterServiceHandler(n))
-		n.server = newH2CServer(mux)
+		mux.Handle(capstanv1connect.NewChaosServiceHandler(n))
+		n.server = serve(mux)
 		c.nodes = append(c.nodes, n)
 	}
 	return c
@@ -147,7 +161,15 @@ func (n *fakeNode) Get(_ context.Context, r *capstanv1.GetRequest) (*capstanv1.G
 	n.cluster.mu.Lock()
 	defer n.cluster.mu.Unlock()
 	v, ok := n.cluster.data[string(r.GetKey())]
-	return &capstanv1.GetResponse{Found: ok, Value: v, Freshness: &capstanv1.Freshness{ServedBy: n.name, Staleness: durationpb.New(0)}}, nil
+	token, err := n.cluster.sessions.step(r.GetSession())
+	if err != nil {
+		return nil, err
+	}
+	m := &capstanv1.GetResponse{Found: ok, Value: v, Session: token, Freshness: &capstanv1.Freshness{ServedBy: n.name, Staleness: durationpb.New(0)}}
+	if r.GetConsistency() == capstanv1.Consistency_CONSISTENCY_EVENTUAL {
+		m.Freshness = &capstanv1.Freshness{ServedBy: n.name, Tentative: true}
+	}
+	return m, nil
 }
 
 func (n *fakeNode) Put(_ context.Context, r *capstanv1.PutRequest) (*capstanv1.PutResponse, error) {
@@ -163,8 +185,17 @@ func (n *fakeNode) Put(_ context.Context, r *capstanv1.PutRequest) (*capstanv1.P
 			Current: &capstanv1.Version{Index: 1, Timestamp: 7, Node: "n1-aaaa"},
 		})
 	}
+	token, err := n.cluster.sessions.step(r.GetSession())
+	if err != nil {
+		return nil, err
+	}
 	n.cluster.data[string(r.GetKey())] = r.GetValue()
-	return &capstanv1.PutResponse{Version: n.version(), ServedBy: n.servedBy()}, nil
+	m := &capstanv1.PutResponse{Version: n.version(), ServedBy: n.servedBy(), Session: token}
+	if r.GetConsistency() == capstanv1.Consistency_CONSISTENCY_EVENTUAL {
+		m.Version.Index, m.ServedBy, m.Base = 0, n.name, 3
+		m.Receipt = "wr_" + string(r.GetKey())
+	}
+	return m, nil
 }
 
 func (n *fakeNode) Delete(_ context.Context, r *capstanv1.DeleteRequest) (*capstanv1.DeleteResponse, error) {
@@ -173,16 +204,26 @@ func (n *fakeNode) Delete(_ context.Context, r *capstanv1.DeleteRequest) (*capst
 	}
 	n.cluster.mu.Lock()
 	defer n.cluster.mu.Unlock()
+	token, err := n.cluster.sessions.step(r.GetSession())
+	if err != nil {
+		return nil, err
+	}
 	_, existed := n.cluster.data[string(r.GetKey())]
 	delete(n.cluster.data, string(r.GetKey()))
-	return &capstanv1.DeleteResponse{Version: n.version(), ServedBy: n.name, Existed: &existed}, nil
+	return &capstanv1.DeleteResponse{Version: n.version(), ServedBy: n.name, Existed: &existed, Session: token}, nil
 }
 
 func (n *fakeNode) Batch(ctx context.Context, r *capstanv1.BatchRequest) (*capstanv1.BatchResponse, error) {
 	if err := n.enter("batch"); err != nil {
 		return nil, err
 	}
-	m := &capstanv1.BatchResponse{}
+	n.cluster.mu.Lock()
+	token, err := n.cluster.sessions.batch(r.GetSession(), len(r.GetOps()))
+	n.cluster.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	m := &capstanv1.BatchResponse{Session: token}
 	for _, op := range r.GetOps() {
 		result := &capstanv1.Result{}
 		switch op := op.GetOp().(type) {
@@ -212,6 +253,11 @@ func (n *fakeNode) Scan(_ context.Context, r *capstanv1.ScanRequest, stream *con
 		return err
 	}
 	n.cluster.mu.Lock()
+	token, err := n.cluster.sessions.step(r.GetSession())
+	if err != nil {
+		n.cluster.mu.Unlock()
+		return err
+	}
 	var entries []*capstanv1.Entry
 	for k, v := range n.cluster.data {
 		if bytes.HasPrefix([]byte(k), r.GetPrefix()) {
@@ -231,7 +277,73 @@ func (n *fakeNode) Scan(_ context.Context, r *capstanv1.ScanRequest, stream *con
 			return err
 		}
 	}
-	return stream.Send(&capstanv1.ScanResponse{End: &capstanv1.ScanEnd{Freshness: &capstanv1.Freshness{ServedBy: n.name}}})
+	return stream.Send(&capstanv1.ScanResponse{End: &capstanv1.ScanEnd{Session: token, Freshness: &capstanv1.Freshness{ServedBy: n.name}}})
+}
+
+func (n *fakeNode) AwaitWrite(ctx context.Context, r *capstanv1.AwaitWriteRequest) (*capstanv1.AwaitWriteResponse, error) {
+	if err := n.enter("await"); err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	n.waits = append(n.waits, r.GetWait().AsDuration())
+	n.mu.Unlock()
+	n.cluster.mu.Lock()
+	token, err := n.cluster.sessions.step("")
+	m := &capstanv1.AwaitWriteResponse{Fate: capstanv1.Fate_FATE_PENDING, ServedBy: n.name, Session: token}
+	if len(n.cluster.fates) > 0 {
+		m.Fate, n.cluster.fates = n.cluster.fates[0], n.cluster.fates[1:]
+	}
+	if m.Fate == capstanv1.Fate_FATE_COMMITTED {
+		m.Version = n.version()
+	}
+	n.cluster.mu.Unlock()
+	if m.Fate == capstanv1.Fate_FATE_PENDING {
+		wait := time.NewTimer(r.GetWait().AsDuration())
+		defer wait.Stop()
+		select {
+		case <-wait.C:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return m, err
+}
+
+func (n *fakeNode) ListConflicts(_ context.Context, r *capstanv1.ListConflictsRequest, stream *connect.ServerStream[capstanv1.ListConflictsResponse]) error {
+	if err := n.enter("conflicts"); err != nil {
+		return err
+	}
+	for i, one := range n.cluster.conflicts {
+		if !bytes.HasPrefix(one.GetKey(), r.GetPrefix()) || r.GetLimit() > 0 && uint32(i) >= r.GetLimit() {
+			continue
+		}
+		if err := stream.Send(&capstanv1.ListConflictsResponse{Conflicts: []*capstanv1.Conflict{one}}); err != nil {
+			return err
+		}
+		if err := n.enter("conflict"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *fakeNode) SetCut(_ context.Context, r *capstanv1.SetCutRequest) (*capstanv1.SetCutResponse, error) {
+	if err := n.enter("set cut"); err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cut = r.GetNodes()
+	return &capstanv1.SetCutResponse{}, nil
+}
+
+func (n *fakeNode) GetCut(context.Context, *capstanv1.GetCutRequest) (*capstanv1.GetCutResponse, error) {
+	if err := n.enter("get cut"); err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return &capstanv1.GetCutResponse{Nodes: n.cut}, nil
 }
 
 func (n *fakeNode) GetStatus(context.Context, *capstanv1.GetStatusRequest) (*capstanv1.GetStatusResponse, error) {

@@ -44,9 +44,12 @@ func (c *Client) AwaitWrite(ctx context.Context, receipt string, wait time.Durat
 	}
 	until := time.Now().Add(wait)
 	for {
-		piece := min(max(time.Until(until), 0), awaitPiece)
+		began := time.Now()
+		piece := min(max(until.Sub(began), 0), awaitPiece)
 		r, err := c.awaitOnce(ctx, receipt, piece, s)
-		if err != nil || r.Fate != capstanv1.Fate_FATE_PENDING || !time.Now().Before(until) {
+		decided := err != nil || r.Fate != capstanv1.Fate_FATE_PENDING
+		// A node that does not wait as asked is not asked over and over.
+		if decided || !time.Now().Before(until) || time.Since(began) < piece/2 {
 			return r, err
 		}
 	}
@@ -79,7 +82,7 @@ func (c *Client) awaitOnce(ctx context.Context, receipt string, wait time.Durati
 		c.jar.replace(everywhere, nil, token)
 		// Merged now and then, they stay few. Where that fails they are kept, and
 		// the next call tries again.
-		_, _ = c.taken(ctx, "await", everywhere)
+		_, _, _ = c.taken(ctx, "await", everywhere)
 	}
 	if err != nil {
 		return nil, err

@@ -31,6 +31,7 @@ const everywhere = -1
 // about no known partition concern all.
 type jar struct {
 	mu     sync.Mutex
+	life   uint64            // how often it was emptied
 	number uint64            // of the newest token in global
 	global []globalToken     // of the scope everywhere, oldest first
 	parts  map[int]*jarScope // by partition
@@ -48,8 +49,8 @@ type jarScope struct {
 	copied uint64
 }
 
-// take gives the tokens for a call of that scope.
-func (j *jar) take(scope int) []string {
+// take gives the tokens for a call of that scope, and the jar's life.
+func (j *jar) take(scope int) (tokens []string, life uint64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if scope == everywhere {
@@ -61,9 +62,9 @@ func (j *jar) take(scope int) []string {
 			all = append(all, part.tokens...)
 		}
 		slices.Sort(all) // map order is no order; the same session is sent in the same words
-		return slices.Compact(all)
+		return slices.Compact(all), j.life
 	}
-	return slices.Clone(j.part(scope).tokens)
+	return slices.Clone(j.part(scope).tokens), j.life
 }
 
 // part is the scope of one partition, up to date with the global tokens.
@@ -109,10 +110,15 @@ func (j *jar) replace(scope int, sent []string, token string) {
 	}
 }
 
-// forget drops all tokens: the session begins anew.
-func (j *jar) forget() {
+// forget drops all tokens of that life: the session begins anew. Of many calls
+// that ask for it the first does it.
+func (j *jar) forget(life uint64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.life != life {
+		return
+	}
+	j.life++
 	j.global = nil
 	maps.DeleteFunc(j.parts, func(int, *jarScope) bool { return true })
 }

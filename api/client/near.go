@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/url"
@@ -9,9 +10,9 @@ import (
 )
 
 // sameDistance is how much longer a connection may take to open to a node that
-// counts as near as the nearest: more than the noise within a data centre, less
-// than the way to another one.
-const sameDistance = 2 * time.Millisecond
+// counts as near as the nearest: more than the noise of a busy machine, less than
+// the way to another region.
+const sameDistance = 10 * time.Millisecond
 
 // nearFirst orders the replicas of a partition for a call that any of them can
 // answer: those as near as the nearest, then the others by distance. Of several
@@ -23,7 +24,7 @@ func nearFirst(replicas []*node, home uint32) []*node {
 		return slices.Clone(replicas)
 	}
 	order := slices.Clone(replicas)
-	slices.SortStableFunc(order, func(a, b *node) int { return int(a.distance.Load() - b.distance.Load()) })
+	slices.SortStableFunc(order, func(a, b *node) int { return cmp.Compare(a.distance.Load(), b.distance.Load()) })
 	farthest := order[0].distance.Load() + int64(sameDistance)
 	near := 1
 	for near < len(order) && order[near].distance.Load() <= farthest {
@@ -46,13 +47,20 @@ func (c *Client) measured(dial func(context.Context, string, string) (net.Conn, 
 	}
 }
 
+// noteDistance believes at once that a node is nearer than it seemed, and only
+// half that it is farther away: opening takes longer on a busy machine, never
+// less.
 func (c *Client) noteDistance(address string, d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, n := range c.nodes {
-		if n.address == address {
-			n.distance.Store(int64(d))
+		if n.address != address {
+			continue
 		}
+		if was := time.Duration(n.distance.Load()); was != 0 && was < d {
+			d = was + (d-was)/2
+		}
+		n.distance.Store(int64(d))
 	}
 }
 

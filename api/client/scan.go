@@ -11,7 +11,8 @@ import (
 
 // Scan gives the entries in key order. The last thing it gives is an error if
 // the scan did not come to its end: what came before is true, but more may
-// follow. Stopping early is fine.
+// follow. Stopping early is fine; what was seen until then is no part of the
+// session.
 func (c *Client) Scan(ctx context.Context, opts ...ScanOption) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		for m, err := range c.ScanMessages(ctx, opts...) {

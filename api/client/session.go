@@ -27,6 +27,7 @@ type step struct {
 	client *Client
 	scope  int
 	sent   []string
+	life   uint64 // of the jar that sent was taken from
 }
 
 // begin puts the client's session into s, if the call is a part of it.
@@ -42,7 +43,7 @@ func (c *Client) begin(ctx context.Context, what call, s *settings) (*step, erro
 		st.scope = int(partitionOf(what.key, len(r.partitions)))
 	}
 	var err error
-	if st.sent, err = c.taken(ctx, what.op, st.scope); err != nil {
+	if st.sent, st.life, err = c.taken(ctx, what.op, st.scope); err != nil {
 		return nil, err
 	}
 	s.session = joinTokens(st.sent)
@@ -66,41 +67,44 @@ func (st *step) end(token string, err error) string {
 	case e.Reason == capstanv1.Reason_REASON_BAD_TOKEN && len(st.sent) > 0:
 		// Another cluster answers there now. To send the same tokens again and
 		// again would fail for ever; this call has said so.
-		st.client.jar.forget()
+		st.client.jar.forget(st.life)
 	}
 	return ""
 }
 
 // taken gives the tokens to send for a scope, merged until they fit.
-func (c *Client) taken(ctx context.Context, op string, scope int) ([]string, error) {
-	tokens := c.jar.take(scope)
+func (c *Client) taken(ctx context.Context, op string, scope int) (tokens []string, life uint64, err error) {
+	tokens, life = c.jar.take(scope)
 	if joined(tokens) <= maxToken {
-		return tokens, nil
+		return tokens, life, nil
 	}
 	// One at a time: those that come meanwhile find few tokens left.
 	select {
 	case c.merging <- struct{}{}:
 		defer func() { <-c.merging }()
 	case <-ctx.Done():
-		return nil, contextError(ctx, call{op: op})
+		return nil, 0, contextError(ctx, call{op: op})
 	}
 	for range mergeRounds {
-		if tokens = c.jar.take(scope); joined(tokens) <= maxToken {
-			return tokens, nil
+		if tokens, life = c.jar.take(scope); joined(tokens) <= maxToken {
+			return tokens, life, nil
 		}
 		some := mergeable(tokens)
 		if some == nil {
 			break
 		}
 		token, err := c.mergeTokens(ctx, op, some)
+		if errors.Is(err, ErrBadToken) {
+			c.jar.forget(life) // as in end
+		}
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		c.jar.replace(scope, some, token)
 	}
 	e := refusal(call{op: op}, connect.CodeInvalidArgument, "the client's session does not fit into %d bytes", maxToken)
 	e.Reason, e.Try = capstanv1.Reason_REASON_BAD_TOKEN, "again once writes are committed, or NoSession"
-	return nil, e
+	return nil, 0, e
 }
 
 // mergeTokens has any node make one token of several: a batch of nothing.
@@ -119,7 +123,7 @@ func (c *Client) mergeTokens(ctx context.Context, op string, tokens []string) (s
 func (c *Client) Session(ctx context.Context) (string, error) {
 	ctx, cancel := c.bounded(ctx)
 	defer cancel()
-	tokens, err := c.taken(ctx, "session", everywhere)
+	tokens, _, err := c.taken(ctx, "session", everywhere)
 	return joinTokens(tokens), err
 }
 
