@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -116,27 +117,31 @@ func TestEventualCallsFailOverOnDefiniteErrorsOnly(t *testing.T) {
 		{"disk full", failure(connect.CodeResourceExhausted, "full", notApplied(capstanv1.Reason_REASON_DISK_FULL)), false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			cluster, c := start(t, 3)
-			refreshed(t, c)
-			var once sync.Once
-			for _, n := range cluster.nodes {
-				n.failWith(func(op string) (err error) {
-					if op == "put" {
-						once.Do(func() { err = test.err })
-					}
-					return err
-				})
-			}
-			_, err := c.Put(t.Context(), []byte("k"), nil, client.Eventual(), client.Acks(2))
-			total := 0
-			for _, n := range cluster.counts("put") {
-				if total += n; n > 1 {
-					t.Error("the node that refused was asked again before the others")
+			inVirtualTime(t, 3, nil, func(t *testing.T, cluster *fakeCluster, c *client.Client) {
+				refreshed(t, c)
+				var refused atomic.Int32
+				for _, n := range cluster.nodes {
+					n.failWith(func(op string) error {
+						if op == "put" && refused.Add(1) < 3 { // the third accepts
+							return test.err
+						}
+						return nil
+					})
 				}
-			}
-			if (err == nil) != test.retried || (total == 2) != test.retried {
-				t.Errorf("sent %d times, %v", total, err)
-			}
+				began := time.Now()
+				_, err := c.Put(t.Context(), []byte("k"), nil, client.Eventual(), client.Acks(2))
+				puts, want := cluster.counts("put"), []int{0, 0, 1}
+				slices.Sort(puts)
+				if test.retried {
+					want = []int{1, 1, 1}
+				}
+				if (err == nil) != test.retried || !slices.Equal(puts, want) {
+					t.Errorf("sent %v times, %v", puts, err)
+				}
+				if took := time.Since(began); took != 0 {
+					t.Errorf("another node was asked only after %s", took)
+				}
+			})
 		})
 	}
 }
@@ -262,6 +267,17 @@ func TestAwaitWriteWaits(t *testing.T) {
 			}
 			if n := cluster.nodes[0].count("await"); n != 2 {
 				t.Errorf("asked %d times for two answers", n)
+			}
+		})
+	})
+	t.Run("but asks a node that does not wait only once", func(t *testing.T) {
+		inVirtualTime(t, 1, nil, func(t *testing.T, cluster *fakeCluster, c *client.Client) {
+			cluster.hasty = true
+			if r, err := c.AwaitWrite(t.Context(), "wr_k", time.Hour); err != nil || r.Fate != pending {
+				t.Fatalf("got %+v, %v", r, err)
+			}
+			if n := cluster.nodes[0].count("await"); n != 1 {
+				t.Errorf("asked %d times", n)
 			}
 		})
 	})

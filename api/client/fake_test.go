@@ -33,6 +33,7 @@ type fakeCluster struct {
 	sessions *fakeSessions // nil: it gives no tokens
 
 	fates     []capstanv1.Fate // what AwaitWrite answers, one after the other
+	hasty     bool             // pending is answered without waiting
 	conflicts []*capstanv1.Conflict
 }
 
@@ -297,7 +298,7 @@ func (n *fakeNode) AwaitWrite(ctx context.Context, r *capstanv1.AwaitWriteReques
 		m.Version = n.version()
 	}
 	n.cluster.mu.Unlock()
-	if m.Fate == capstanv1.Fate_FATE_PENDING {
+	if m.Fate == capstanv1.Fate_FATE_PENDING && !n.cluster.hasty {
 		wait := time.NewTimer(r.GetWait().AsDuration())
 		defer wait.Stop()
 		select {

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -121,6 +122,26 @@ func TestForgettingIsDoneOnceForManyCalls(t *testing.T) {
 	j.forget(before) // a call that was under way then
 	if left, _ := j.take(2); !slices.Equal(left, []string{"new"}) {
 		t.Errorf("the new session was forgotten with the old: %q", left)
+	}
+}
+
+func TestDistancesAreBelievedWhenShort(t *testing.T) {
+	c, err := New(Options{Endpoints: []string{"http://a:1", "https://b"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, step := range []struct {
+		address    string
+		took, want time.Duration
+	}{{"a:1", 40, 40}, {"a:1", 80, 60}, {"a:1", 10, 10}, {"a:2", 5, 10}, {"b:443", 7, 10}} {
+		c.noteDistance(step.address, step.took)
+		if got := time.Duration(c.seeds[0].distance.Load()); got != step.want {
+			t.Errorf("after %d to %s a is at %d, want %d", step.took, step.address, got, step.want)
+		}
+	}
+	if got := c.seeds[1].distance.Load(); got != 7 {
+		t.Errorf("b is at %d", got)
 	}
 }
 

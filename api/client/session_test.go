@@ -199,6 +199,33 @@ func TestASessionOfAnotherClusterFailsOnce(t *testing.T) {
 	if _, err := c.Put(t.Context(), k, nil); err != nil {
 		t.Fatal(err)
 	}
+	// Also when that is found out by merging.
+	cluster.sessions.padding = 2000
+	for range 4 {
+		if _, err := c.AwaitWrite(t.Context(), "wr_k", 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cluster.mu.Lock()
+	cluster.sessions = &fakeSessions{name: "c3", padding: 2000}
+	cluster.mu.Unlock()
+	for range 2 { // enough for a merge
+		if _, err := c.AwaitWrite(t.Context(), "wr_k", 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.Put(t.Context(), k, nil); err != nil {
+		t.Fatalf("the old tokens are kept: %v", err)
+	}
+	cluster.mu.Lock()
+	cluster.sessions = &fakeSessions{name: "c2"}
+	cluster.mu.Unlock()
+	if _, err := c.Put(t.Context(), k, nil); !errors.Is(err, client.ErrBadToken) {
+		t.Fatal(err)
+	}
+	if _, err := c.Put(t.Context(), k, nil); err != nil {
+		t.Fatal(err)
+	}
 	_, err = c.Get(t.Context(), k, client.Session("c1_1"))
 	if !errors.Is(err, client.ErrBadToken) {
 		t.Errorf("a given session of another cluster: %v", err)
