@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/capstan-kv/capstan/partition"
@@ -18,7 +19,9 @@ const (
 	// may have been set back since, or it has let go of what is not decided.
 	offerAge = 10 * time.Second
 	// offerTimeout bounds one call.
-	offerTimeout = 5 * time.Second
+	offerTimeout = 2 * time.Second
+	// maxPartners bounds how many nodes are offered to at a time.
+	maxPartners = 8
 	// maxOfferSteps bounds how often one offer is repeated to one node. Each
 	// step gives it all that it asked for, so that a second one finds nothing
 	// as a rule.
@@ -79,15 +82,20 @@ func (pl *place) offerRound() {
 	if dots.IsEmpty() {
 		return
 	}
+	// All at a time: one that can not answer must not keep the others waiting.
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	for _, node := range pl.partners() {
-		if pl.hasTaken(node, dots) || pl.x.ctx.Err() != nil {
+		if pl.hasTaken(node, dots) {
 			continue
 		}
-		if pl.supply(node, dots) {
-			pl.mu.Lock()
-			pl.offers.taken[node] = taken{dots, time.Now()}
-			pl.mu.Unlock()
-		}
+		wg.Go(func() {
+			if pl.supply(node, dots) {
+				pl.mu.Lock()
+				defer pl.mu.Unlock()
+				pl.offers.taken[node] = taken{dots, time.Now()}
+			}
+		})
 	}
 }
 
@@ -106,14 +114,15 @@ func (pl *place) toOffer() *storage.DotSet {
 	pl.mu.Lock()
 	defer pl.mu.Unlock()
 	dots := &storage.DotSet{}
-	for r := range minus(held, known, answered).Ranges() {
-		if o := (origin{r.Node, r.Incarnation}); !leaderless {
-			if _, seen := pl.newest[o]; seen {
-				r.Last = min(r.Last, pl.aged[o])
+	left := minus(held, known, answered)
+	if leaderless {
+		return left
+	}
+	for r := range left.Ranges() {
+		for _, aged := range pl.agedOf(r) {
+			if aged.Last > 0 {
+				_ = dots.AddRange(aged) // should there be too many gaps, the rest comes another time
 			}
-		}
-		if r.First <= r.Last {
-			_ = dots.AddRange(r) // a part of held, so it fits
 		}
 	}
 	return dots
@@ -160,7 +169,7 @@ func (pl *place) partners() []partition.NodeID {
 	self := pl.x.cfg.Self
 	var found []partition.NodeID
 	add := func(n partition.NodeID) {
-		if n != self && !slices.Contains(found, n) && pl.x.reachable(n) {
+		if len(found) < maxPartners && n != self && !slices.Contains(found, n) && pl.x.reachable(n) {
 			found = append(found, n)
 		}
 	}

@@ -590,15 +590,27 @@ func TestANewLeaderIsNotWaitedFor(t *testing.T) {
 func TestAReplicaIsTakenAway(t *testing.T) {
 	inWorld(t, options{}, func(t *testing.T, w *world) {
 		n := w.node("n3")
-		n.replicas[0].freeze(true)
+		r := n.replicas[0]
+		r.freeze(true)
 		time.Sleep(50 * time.Millisecond)
 		a := n.mustAccept("k", "v", 1)
 		time.Sleep(time.Second)
 		if !n.tentative(0).Holds(a.Dot) {
 			t.Fatal("forgotten")
 		}
+		b := n.mustAccept("other", "v", 1)
 		n.drop(0)
+		applied, _ := r.state.Applied()
+		if err := n.x.HandOver(0, applied); err != nil {
+			t.Fatal(err)
+		}
 		w.quiet(5 * time.Second)
+		if got := n.x.Backlog(); len(got) > 0 {
+			t.Errorf("%+v", got)
+		}
+		if f := w.fate(0, b.Dot); f.Kind != storage.FateCommitted {
+			t.Errorf("fate %+v", f)
+		}
 		if floor, f := n.tentative(0).FateFloor(), w.fate(0, a.Dot); floor < f.Index {
 			t.Errorf("the fate floor is %d, and the write was decided at %d", floor, f.Index)
 		}

@@ -25,6 +25,8 @@ type group struct {
 	leader  partition.NodeID
 	term    uint64
 	unknown int // so many proposals from now on are committed and answered with an error
+	// promoted are the dots of all promotions in the log: the truth.
+	promoted map[storage.Dot]bool
 }
 
 func (g *group) majority(of partition.NodeID) bool {
@@ -77,6 +79,12 @@ func (g *group) leads() partition.NodeID {
 	return g.leader
 }
 
+func (g *group) hasPromoted(d storage.Dot) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.promoted[d]
+}
+
 func (g *group) transfer(to partition.NodeID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -97,6 +105,11 @@ func (g *group) append(leader partition.NodeID, command []byte) (uint64, error) 
 	}
 	e := storage.ApplyEntry{Index: uint64(len(g.log) + 1), Term: g.term, Commands: [][]byte{command}}
 	g.log = append(g.log, e)
+	if p, err := storage.DecodePromotion(command); err == nil {
+		for _, t := range p.Writes {
+			g.promoted[t.Dot] = true
+		}
+	}
 	g.tell()
 	return e.Index, nil
 }

@@ -246,9 +246,12 @@ func (pl *place) takeIn(leader partition.NodeID, batch []storage.TentativeWrite,
 		}
 	}
 	pl.log.Hear(a.index)
-	if pl.x.cfg.Replica(pl.partition) == nil || fault.On(fault.ForgetEarly) {
+	switch {
+	case pl.x.cfg.Replica(pl.partition) == nil:
 		pl.forget(dots, a.index)
-	} else {
+	case fault.On(fault.ForgetEarly):
+		pl.settle(dots, a.index)
+	default:
 		pl.note(dots, a.index)
 	}
 	pl.mu.Lock()

@@ -144,6 +144,13 @@ func (n *network) join(id partition.NodeID) *end {
 	return e
 }
 
+// runs reports whether the process is alive.
+func (n *network) runs(e *end) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.ends[e.id] == e
+}
+
 // leave is the death of the process: what it has under way gets no answer.
 func (n *network) leave(e *end) {
 	n.mu.Lock()
@@ -239,7 +246,7 @@ func (e *end) call(ctx context.Context, to partition.NodeID, kind uint8, payload
 		return callAnswer{err: errNobody}
 	}
 	b, err := fn(ctx, e.id, payload)
-	if lost || n.travel(to, e.id) != e {
+	if lost || n.travel(to, e.id) != e || !n.runs(at) {
 		return callAnswer{lost: true}
 	}
 	return callAnswer{b: b, err: err}

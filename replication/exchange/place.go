@@ -114,14 +114,26 @@ func (pl *place) came(writes []storage.TentativeWrite) {
 	}
 }
 
-// isAged reports whether the write was here at the last tick, as far as that
-// can be told by its number. The caller holds mu.
+// isAged reports whether the write was here at the tick before the last one, as
+// far as that can be told by its number. The caller holds mu.
 func (pl *place) isAged(d storage.Dot) bool {
-	o := originOf(d)
-	if _, known := pl.newest[o]; !known {
-		return true // here since before the start, or since the log was last empty
+	aged := pl.agedOf(storage.RangeOf(d))
+	return aged[0].Last > 0 || aged[1].Last > 0
+}
+
+// agedOf is the parts of r that are aged, zero for none. Numbers above the
+// newest that came are of writes that came before it was counted: before the
+// start, or before the log was last seen empty. The caller holds mu.
+func (pl *place) agedOf(r storage.DotRange) (parts [2]storage.DotRange) {
+	o := origin{r.Node, r.Incarnation}
+	low, high := r, r
+	if low.Last = min(low.Last, pl.aged[o]); low.First <= low.Last {
+		parts[0] = low
 	}
-	return d.Sequence <= pl.aged[o]
+	if high.First = max(high.First, pl.newest[o]+1); high.First <= high.Last {
+		parts[1] = high
+	}
+	return parts
 }
 
 // maxAnswered bounds the runs of dots in answered: some hundred KiB.
@@ -262,4 +274,18 @@ func (x *Exchange) Durable(p partition.ID, index uint64) {
 	if err := pl.log.EraseSettled(index); err != nil {
 		x.emit(LogFailed{p, err})
 	}
+}
+
+// HandOver is called before this node's replica, whose state has applied index,
+// goes away, and once Replica does not give it any more. From then on the node
+// is a holder of hints, and answers from state that has applied as much.
+func (x *Exchange) HandOver(p partition.ID, index uint64) error {
+	pl := x.known(p)
+	if pl == nil {
+		return nil
+	}
+	err := pl.log.HandOver(index)
+	pl.changes.Add(1)
+	pl.kick()
+	return err
 }

@@ -74,7 +74,7 @@ func inWorld(t *testing.T, o options, body func(t *testing.T, w *world)) {
 			o.partitions = [][]partition.NodeID{{"n1", "n2", "n3"}}
 		}
 		for i, replicas := range o.partitions {
-			g := &group{w: w, partition: partition.ID(i), replicas: replicas, grown: make(chan struct{})}
+			g := &group{w: w, partition: partition.ID(i), replicas: replicas, grown: make(chan struct{}), promoted: map[storage.Dot]bool{}}
 			w.groups = append(w.groups, g)
 			if !o.leaderless {
 				g.leader, g.term = replicas[0], 1
@@ -205,7 +205,9 @@ func (w *world) open(n *node, g *group) *replica {
 // shut stops a node in good order.
 func (w *world) shut(n *node) {
 	w.t.Helper()
-	w.net.leave(n.end)
+	if w.net.runs(n.end) {
+		w.net.leave(n.end)
+	}
 	close(n.stop)
 	n.wg.Wait()
 	w.mu.Lock()
@@ -218,7 +220,9 @@ func (w *world) shut(n *node) {
 }
 
 // crash is a power cut: what was not synced is lost. The disk is what is left.
+// Nobody hears of what the process does after that.
 func (w *world) crash(n *node) *vfs.MemFS {
+	w.net.leave(n.end)
 	disk := n.disk.CrashClone(vfs.CrashCloneCfg{})
 	w.shut(n)
 	return disk
@@ -262,8 +266,18 @@ func (n *node) mustAccept(key, value string, acks int) Accepted {
 // put is a linearizable write through the leader.
 func (w *world) put(p partition.ID, key, value string) storage.Version {
 	w.t.Helper()
-	g := w.groups[p]
-	n := w.node(g.leads())
+	v, err := w.tryPut(context.Background(), p, key, value)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return v
+}
+
+func (w *world) tryPut(ctx context.Context, p partition.ID, key, value string) (storage.Version, error) {
+	n := w.node(w.groups[p].leads())
+	if n == nil {
+		return storage.Version{}, errNoLeader
+	}
 	command, err := storage.AppendCommand(nil, storage.Command{
 		Kind: storage.CommandPut, Level: storage.LevelLinearizable, Timestamp: n.clock.Now(), Node: n.id,
 		Key: []byte(key), Value: []byte(value),
@@ -271,11 +285,11 @@ func (w *world) put(p partition.ID, key, value string) storage.Version {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	answer, err := n.replicas[p].Propose(context.Background(), command)
+	answer, err := n.replicas[p].Propose(ctx, command)
 	if err != nil {
-		w.t.Fatal(err)
+		return storage.Version{}, err
 	}
-	return answer.(storage.CommandResult).Version
+	return answer.(storage.CommandResult).Version, nil
 }
 
 // propose commits a command at the leader.
@@ -303,7 +317,7 @@ func (w *world) quiet(d time.Duration) {
 			return
 		}
 		if time.Since(began) > d {
-			w.t.Fatalf("after %v:%s", d, busy)
+			w.t.Fatalf("after %v:%s\n%+v", d, busy, w.events[len(w.events)-3:])
 		}
 		time.Sleep(time.Millisecond)
 	}
