@@ -162,6 +162,9 @@ func FuzzReplicaKey(f *testing.F) {
 	f.Add(append(replicaPrefix(stateReplica), kindKey, 'k'))
 	f.Add(append(replicaPrefix(stateReplica), kindApplied))
 	f.Add(append(replicaPrefix(stateReplica), kindBlob))
+	for _, key := range ledgerSeeds() {
+		f.Add(append(replicaPrefix(stateReplica), key[0]...))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, kind, rest, err := decodeReplicaKey(b)
 		if err != nil {

@@ -21,6 +21,18 @@
 //     leaves nothing. A linearizable delete always leaves a tombstone.
 //   - A value keeps the log index of its key's last linearizable write or
 //     delete, also in tombstones: promotion of tentative writes asks for it.
+//   - A [Promotion] is one more command: it commits tentative writes as [Decide]
+//     says, each once, however often and by whomever it is handed in. It sees
+//     the effects of the commands before it, and those behind it see its own.
+//
+// Beside the values a replica keeps its ledger, which changes in the same
+// batches and travels in the same streams: the promoted dots
+// ([ReplicaState.Promoted]), the latest fates ([ReplicaState.Fate]), the values
+// that lost ([ReplicaState.Conflicts]), the nodes whose writes are forfeited, and
+// the floor. Tombstones are noted by the index at which they were written; a
+// floor command ([AppendFloor]) removes those behind it without looking at other
+// keys. All lists are bounded, and by nothing but the log: so all replicas drop
+// the same.
 //
 // [ReplicaView] is a pinned point in time: for scans, and as the source of a
 // stream that brings a replica up that is too far behind for the log. The

@@ -31,6 +31,7 @@ type ReplicaStage struct {
 	paths    []string
 	table    *sstable.Writer // in hand; nil between tables
 	applied  position
+	floor    uint64
 	lastKey  []byte
 	buffer   []byte
 	begun    bool
@@ -89,6 +90,13 @@ func (g *ReplicaStage) record(key, value []byte) error {
 		return corrupt("record out of order")
 	}
 	g.lastKey = append(g.lastKey[:0], key...)
+	if key[0] == kindLedger {
+		head, err := decodeLedgerHead(value)
+		if err != nil {
+			return err
+		}
+		g.floor = head.floor
+	}
 	return g.set(key, value)
 }
 
@@ -151,10 +159,11 @@ func (g *ReplicaStage) Install() error {
 	if r.destroyed.Load() {
 		return ErrReplicaDestroyed
 	}
-	if g.applied.index <= r.applied.Load().index {
+	if g.applied.index <= r.ledger.Load().applied.index {
 		return nil
 	}
 	start, end := replicaSpan(r.replica)
+	raise(&r.floor, g.floor)
 	err := r.exchange(func() error {
 		return r.state.guard(func() error {
 			_, err := r.state.db.IngestAndExcise(context.Background(), g.paths, nil, nil, pebble.KeyRange{Start: start, End: end})
@@ -165,9 +174,6 @@ func (g *ReplicaStage) Install() error {
 			if err != nil {
 				return err
 			}
-			next.index = g.applied.index
-			applied := g.applied // before the ledger, as in write
-			r.applied.Store(&applied)
 			r.ledger.Store(next)
 			return nil
 		})

@@ -213,6 +213,14 @@ func TestStreamRefusesWhatDoesNotBelongIntoIt(t *testing.T) {
 		"no key":         {{{}, good}},
 		"empty user key": {{{kindKey}, good}},
 		"bad value":      {{{kindKey, 'a'}, good[:10]}},
+		"bad ledger":     {{{kindLedger}, good}},
+		"bad fate":       {{fateKey(Dot{"n1", 1, 1}), []byte{ledgerFormat, byte(FatePending)}}},
+		"fate of no dot": {{fateKey(Dot{"n1", 1, 0}), encodeFate(Fate{FateCommitted, Version{1, 1, "n1"}, 1})}},
+		"bad page":       {{fatePageKey(1), encodeFatePage(nil)}},
+		"bad place":      {{conflictPlaceKey(1), conflictPlace{}.encode()}},
+		"bad conflict":   {{conflictKey([]byte("a"), 1), (&Conflict{}).encode()}},
+		"endless key":    {{append([]byte{kindConflict}, "abc"...), (&Conflict{Losing: value.Version, Cause: CauseOlder}).encode()}},
+		"bad tombstone":  {{tombstoneKey(1, []byte("a")), good}},
 	} {
 		var b bytes.Buffer
 		w := streamWriter{w: &b}

@@ -69,7 +69,7 @@ func (r *ReplicaState) Apply(entries []ApplyEntry) ([][]CommandResult, error) {
 }
 
 func (r *ReplicaState) apply(entries []ApplyEntry) ([][]CommandResult, error) {
-	at := *r.applied.Load()
+	at := r.ledger.Load().applied
 	looks, err := r.decode(entries, at)
 	if err != nil {
 		return nil, err
@@ -256,13 +256,11 @@ func (r *ReplicaState) write(at position) error {
 	if err := op.Finish(); err != nil {
 		return err
 	}
+	raise(&r.floor, r.change.floor)
 	if err := r.batch.Commit(pebble.NoSync); err != nil {
 		return err
 	}
-	// In this order: who finds a write in the ledger, and asks for the applied
-	// index then, gets one by which it was decided.
-	r.applied.Store(&at)
-	r.publishLedger(at.index)
+	r.publishLedger(at)
 	r.batch.Reset()
 	r.overlay.clear()
 	r.beginLedger()

@@ -109,8 +109,7 @@ func (r *ReplicaState) DecidedAt(d Dot) (index uint64, decided bool) {
 	case FatePending:
 		return 0, false
 	case FateExpired:
-		l, at := r.ledger.Load(), r.applied.Load()
-		return max(l.index, at.index), true
+		return r.ledger.Load().applied.index, true
 	}
 	return f.Index, true
 }

@@ -19,12 +19,12 @@ import (
 // the applied state: it changes with Apply only, in the same Pebble batch as
 // the values, and streams carry it.
 
-// ledger is the part of it that is held in memory. What is published is never
-// changed.
+// ledger is the part of it that is held in memory, with the applied position
+// that it is of: one pointer to both, so that who asks for one and then for the
+// other, in whatever order, finds the second no older than the first. What is
+// published is never changed.
 type ledger struct {
-	// index is that of the last entry that changed it, as far as this process
-	// knows: 0 when it was opened.
-	index     uint64
+	applied   position
 	promoted  *DotSet
 	forfeited map[partition.NodeID]uint64 // to the index of the command
 	ledgerHead
@@ -88,9 +88,12 @@ func decodeLedgerHead(b []byte) (h ledgerHead, err error) {
 	return h, nil
 }
 
-// loadLedger reads a replica's ledger.
+// loadLedger reads a replica's ledger, and how far it has applied.
 func loadLedger(from pebble.Reader, prefix []byte, nodes *nodeNames) (_ *ledger, err error) {
 	l := &ledger{promoted: &DotSet{}, forfeited: map[partition.NodeID]uint64{}}
+	if l.applied, err = readApplied(from, prefix); err != nil {
+		return nil, err
+	}
 	it, err := from.NewIter(&pebble.IterOptions{
 		LowerBound: append(slices.Clip(prefix), kindLedger),
 		UpperBound: append(slices.Clip(prefix), kindForfeited+1),
@@ -197,15 +200,16 @@ func (r *ReplicaState) finishLedger() error {
 	return r.setRecord([]byte{kindLedger}, c.ledgerHead.append(nil))
 }
 
-// publishLedger shows the change to readers; the batch is in the database.
-func (r *ReplicaState) publishLedger(index uint64) {
+// publishLedger shows readers how far the batch, which is in the database, has
+// applied, and its change of the ledger.
+func (r *ReplicaState) publishLedger(at position) {
 	c := &r.change
-	if !c.changed {
-		return
+	next := *c.from
+	if c.changed {
+		next = c.ledger
+		next.promoted = c.promoted.Clone()
 	}
-	next := c.ledger
-	next.index = index
-	next.promoted = c.promoted.Clone()
+	next.applied = at
 	r.ledger.Store(&next)
 }
 
@@ -288,17 +292,20 @@ func (r *ReplicaState) storedRecord(key []byte) ([]byte, error) {
 	return slices.Clone(record), closer.Close()
 }
 
-// Promoted is the record of promoted dots, at least as new as what Applied
-// says. It must not be changed; to clone it is safe for any number of
-// goroutines.
+// Promoted is the record of promoted dots. Who asks for it and then for Applied
+// has an index by which all of them were decided; who asks the other way round,
+// all dots that were promoted up to that index. It must not be changed; to clone
+// it is safe for any number of goroutines.
 func (r *ReplicaState) Promoted() *DotSet { return r.ledger.Load().promoted }
 
 // PromotedHas reports whether the write was promoted: committed or superseded.
 func (r *ReplicaState) PromotedHas(d Dot) bool { return r.Promoted().Has(d) }
 
 // Floor is the partition's floor: a write with a base below it is superseded.
-// 0 if none was set so far.
-func (r *ReplicaState) Floor() uint64 { return r.ledger.Load().floor }
+// 0 if none was set so far. It is raised before the tombstones behind it go: who
+// reads a key first and asks for the floor then does not take a collected
+// tombstone for a key that never was.
+func (r *ReplicaState) Floor() uint64 { return r.floor.Load() }
 
 // Forfeited reports whether node's unpromoted writes are lost for ever.
 func (r *ReplicaState) Forfeited(node partition.NodeID) bool {

@@ -2,62 +2,560 @@ package storage
 
 import (
 	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/storage/hlc"
 )
 
-func promotionEntry(t fataler, index uint64, now hlc.Timestamp, writes ...Tentative) ApplyEntry {
+// logged is an entry of commands of any kind.
+func logged(t fataler, index uint64, commands ...any) ApplyEntry {
 	t.Helper()
-	encoded, err := AppendPromotion(nil, Promotion{Writes: writes, Now: now})
-	ok(t, err)
-	return ApplyEntry{Index: index, Term: 1, Commands: [][]byte{encoded}}
+	e := ApplyEntry{Index: index, Term: 1}
+	for _, c := range commands {
+		e.Commands = append(e.Commands, encodeAny(t, c))
+	}
+	return e
 }
 
-func floorEntry(t fataler, index, floor uint64) ApplyEntry {
+func promotionOf(writes ...Tentative) Promotion { return Promotion{Writes: writes} }
+
+// take applies entries in one call.
+func take(t fataler, r *ReplicaState, entries ...ApplyEntry) [][]CommandResult {
 	t.Helper()
-	encoded, err := AppendFloor(nil, floor)
+	results, err := r.Apply(entries)
 	ok(t, err)
-	return ApplyEntry{Index: index, Term: 1, Commands: [][]byte{encoded}}
+	return results
+}
+
+func (t Tentative) of(key string) Tentative { t.Key = []byte(key); return t }
+
+func conflictsOf(t fataler, r *ReplicaState) []Conflict {
+	t.Helper()
+	page, next, err := r.Conflicts(nil, nil, 0)
+	ok(t, err)
+	if next != nil {
+		t.Fatalf("more than a page of conflicts")
+	}
+	return page
 }
 
 func TestOrdinaryCommandsAndPromotionsOfOneBatchSeeEachOther(t *testing.T) {
 	r := openReplica(t)
-	first, second := eventual("n2-bbbb", 1, 0, 10, "first"), eventual("n3-cccc", 1, 5, 9, "second")
-	e := entry(t, 5, put("k", "1").when(ConditionAbsent))
-	e.Commands = append(e.Commands, promotionEntry(t, 5, 77, first).Commands...)
-	e6 := entry(t, 6, put("k", "2").ifVersion(Version{5, 7, "n1-abcd"}), del("other"))
-	e7 := promotionEntry(t, 7, 78, second)
-	e8 := entry(t, 8, put("k", "3").when(ConditionAbsent))
-	results, err := r.Apply([]ApplyEntry{e, e6, e7, e8})
+	stale, informed, late := eventual("n2-bbbb", 1, 0, 10, "stale"), eventual("n2-bbbb", 2, 6, 3, "informed"), eventual("n3-cccc", 1, 6, 4, "late")
+	results := take(t, r,
+		logged(t, 5, put("k", "1").when(ConditionAbsent), Promotion{Writes: []Tentative{stale}, Now: 77}),
+		logged(t, 6, put("k", "2").ifVersion(Version{5, 7, "n1-abcd"})),
+		logged(t, 7, promotionOf(informed), put("k", "no").when(ConditionAbsent), promotionOf(late)),
+		logged(t, 8, put("k", "3").ifVersion(Version{7, 4, "n3-cccc"})),
+	)
+	lin := func(index uint64) Version { return Version{index, 7, "n1-abcd"} }
+	current := informed.Version(7)
+	for i, want := range [][]CommandResult{
+		{{Version: lin(5)}, {Promoted: &PromotionResult{5, []FateOf{{stale.Dot, Fate{FateSuperseded, lin(5), 5}}}}}},
+		{{Version: lin(6), Existed: true}},
+		{
+			{Promoted: &PromotionResult{7, []FateOf{{informed.Dot, Fate{FateCommitted, informed.Version(7), 7}}}}},
+			{Existed: true, ConditionFailed: true, Current: &current},
+			{Promoted: &PromotionResult{7, []FateOf{{late.Dot, Fate{FateCommitted, late.Version(7), 7}}}}},
+		},
+		{{Version: lin(8), Existed: true}},
+	} {
+		if !slices.EqualFunc(results[i], want, samePromotion) {
+			t.Errorf("entry %d: %+v, want %+v", i+5, results[i], want)
+		}
+	}
+	want := []Conflict{
+		{Key: []byte("k"), Value: []byte("stale"), Losing: stale.Version(0), Winning: lin(5), Time: 77, Cause: CauseStaleBase},
+		{Key: []byte("k"), Value: []byte("informed"), Losing: informed.Version(7), Winning: late.Version(7), Cause: CauseOlder, Base: 6},
+	}
+	if got := conflictsOf(t, r); !slices.EqualFunc(got, want, sameConflict) {
+		t.Errorf("conflicts %+v, want %+v", got, want)
+	}
+	if got := r.ConflictTotals(); got != (ConflictTotals{StaleBase: 1, Older: 1}) {
+		t.Errorf("totals %+v", got)
+	}
+	v, _, err := r.Get([]byte("k"))
 	ok(t, err)
-	fate := results[0][1].Promoted.Fates[0]
-	if fate != (FateOf{first.Dot, Fate{FateSuperseded, Version{5, 7, "n1-abcd"}, 5}}) {
-		t.Errorf("first: %+v", fate)
+	if string(v.Bytes) != "3" || !v.Linearizable || !v.Dot.IsZero() {
+		t.Errorf("k holds %+v", v)
 	}
-	if got := results[1][0]; got.ConditionFailed {
-		t.Errorf("%+v", got)
+}
+
+// A linearizable write, an eventual one that has heard of it, and then a stale
+// one from a node that was cut off, with the highest timestamp; then the same
+// with a delete whose tombstone was collected.
+func TestAStaleWriteLosesThroughApply(t *testing.T) {
+	r := openReplica(t)
+	stale := eventual("n3-cccc", 1, 0, 99, "stale")
+	take(t, r, logged(t, 1, put("k", "lin")), logged(t, 2, promotionOf(eventual("n1-aaaa", 1, 1, 10, "informed"))), logged(t, 3, promotionOf(stale)))
+	if got, _ := live(t, r, "k"); got != "informed" {
+		t.Errorf("k is %q", got)
 	}
-	fate = results[2][0].Promoted.Fates[0]
-	if fate != (FateOf{second.Dot, Fate{FateSuperseded, Version{6, 7, "n1-abcd"}, 7}}) {
-		t.Errorf("second: %+v", fate)
+
+	r = openReplica(t)
+	take(t, r, logged(t, 1, del("k")), logged(t, 2, uint64(1)))
+	if v, found, err := r.Get([]byte("k")); err != nil || found {
+		t.Fatalf("the tombstone is there: %+v, %v", v, err)
 	}
-	if got := results[3][0]; !got.ConditionFailed || got.Current.Index != 6 {
-		t.Errorf("%+v", got)
+	results := take(t, r, logged(t, 3, promotionOf(stale)))
+	if got := results[0][0].Promoted.Fates[0].Fate; got != (Fate{FateSuperseded, Version{}, 3}) {
+		t.Errorf("fate %+v", got)
 	}
-	page, next, err := r.Conflicts(nil, nil, 0)
-	ok(t, err)
-	if len(page) != 2 || next != nil || string(page[0].Value) != "first" || page[0].Time != 77 || page[1].Winning.Index != 6 {
-		t.Errorf("%+v", page)
+	if f, err := r.Fate(stale.Dot); err != nil || f != (Fate{FateSuperseded, Version{}, 3}) {
+		t.Errorf("fate %+v, %v", f, err)
 	}
-	to := openReplica(t)
-	ok(t, install(to, bytes.NewReader(streamOf(t, r))))
-	if dump(t, to) != dump(t, r) || !to.PromotedHas(second.Dot) {
-		t.Error("differ after install")
+	if got := conflictsOf(t, r); len(got) != 1 || !got[0].Winning.IsZero() || string(got[0].Value) != "stale" {
+		t.Errorf("conflicts %+v", got)
 	}
-	_, err = r.Apply([]ApplyEntry{floorEntry(t, 9, 8)})
-	ok(t, err)
-	if v, found, _ := r.Get([]byte("other")); found {
-		t.Errorf("%+v", v)
+	take(t, r, logged(t, 4, promotionOf(eventual("n1-aaaa", 1, 3, 1, "anew"))), logged(t, 5, promotionOf(stale)))
+	if got, _ := live(t, r, "k"); got != "anew" {
+		t.Errorf("k is %q", got)
+	}
+}
+
+// However often a write is handed in, and by whomever, it is decided once.
+func TestPromotionIsExactlyOnce(t *testing.T) {
+	mem := vfs.NewMem()
+	s := openState(t, mem)
+	r := replicaOf(t, s, stateReplica)
+	first, second := eventual("n2-bbbb", 1, 0, 10, "first"), eventual("n1-aaaa", 1, 1, 11, "second")
+	older := eventual("n3-cccc", 1, 0, 9, "older")
+	fates := func(results []CommandResult) (all []FateOf) {
+		for _, c := range results {
+			all = append(all, c.Promoted.Fates...)
+		}
+		return all
+	}
+	want := []FateOf{
+		{first.Dot, Fate{FateCommitted, first.Version(1), 1}},
+		{older.Dot, Fate{FateSuperseded, first.Version(1), 1}},
+		{second.Dot, Fate{FateCommitted, second.Version(2), 2}},
+	}
+	if got := fates(take(t, r, logged(t, 1, promotionOf(first, first, older)))[0]); !slices.Equal(got, []FateOf{want[0], want[0], want[1]}) {
+		t.Fatalf("%+v", got)
+	}
+	got := take(t, r, logged(t, 2, promotionOf(second), promotionOf(first)), logged(t, 3, promotionOf(second)))
+	if all := append(fates(got[0]), fates(got[1])...); !slices.Equal(all, []FateOf{want[2], want[0], want[2]}) {
+		t.Fatalf("%+v", all)
+	}
+	for range 2 {
+		at, _ := r.Applied()
+		if got := fates(take(t, r, logged(t, at+1, promotionOf(first, older, second)))[0]); !slices.Equal(got, want) {
+			t.Fatalf("%+v", got)
+		}
+		v, _, err := r.Get([]byte("k"))
+		ok(t, err)
+		if v.Version.Index != 2 || v.Dot != second.Dot {
+			t.Fatalf("k holds %+v", v)
+		}
+		// The second has heard of the first: only the older one was lost.
+		if got := conflictsOf(t, r); len(got) != 1 || string(got[0].Value) != "older" {
+			t.Fatalf("conflicts %+v", got)
+		}
+		ok(t, s.Close())
+		s = openState(t, mem)
+		r = replicaOf(t, s, stateReplica)
+	}
+	ok(t, s.Close())
+}
+
+// What keys hold does not depend on the order in which others hand writes in.
+func TestTheOrderOfPromotionDoesNotMatter(t *testing.T) {
+	for seed := range uint64(30) {
+		random := rand.New(rand.NewPCG(seed, 4))
+		var writes []Tentative
+		for i := range 40 {
+			// The nodes have heard of index 2 at most: of none, one or both of the
+			// linearizable entries.
+			w := eventual(nodeIDs[i%3], uint64(i+1), random.Uint64N(3), hlc.Timestamp(random.IntN(30)), fmt.Sprint(i)).of(fmt.Sprint("k", random.IntN(6)))
+			if w.Delete = random.IntN(4) == 0; w.Delete {
+				w.Bytes = nil
+			}
+			writes = append(writes, w)
+		}
+		var first string
+		for range 4 {
+			r := openReplica(t)
+			take(t, r, logged(t, 1, put("k1", "a"), del("k2")), logged(t, 2, put("k3", "b"), del("k4")))
+			random.Shuffle(len(writes), func(i, j int) { writes[i], writes[j] = writes[j], writes[i] })
+			index := uint64(2)
+			for batch := range slices.Chunk(writes, 1+random.IntN(9)) {
+				index++
+				take(t, r, logged(t, index, promotionOf(batch...)))
+			}
+			var b strings.Builder
+			for i := range 6 {
+				v, found, err := r.Get(fmt.Append(nil, "k", i))
+				ok(t, err)
+				fmt.Fprintln(&b, found, v.Linearizable, v.Dot, v.Version.Timestamp, v.Tombstone, v.LinearizableIndex, string(v.Bytes))
+			}
+			if first == "" {
+				first = b.String()
+			}
+			if b.String() != first {
+				t.Fatalf("seed %d: one order gives\n%s, another\n%s", seed, first, b.String())
+			}
+			listed := map[Version]bool{}
+			for _, c := range conflictsOf(t, r) {
+				c.Losing.Index = 0
+				listed[c.Losing] = true
+			}
+			for _, w := range writes { // superseded means listed
+				if f, err := r.Fate(w.Dot); err != nil || !f.Decided() || f.Kind == FateSuperseded && !listed[w.Version(0)] {
+					t.Fatalf("seed %d: fate of %v is %+v (%v), of %v", seed, w.Dot, f, err, listed)
+				}
+			}
+		}
+	}
+}
+
+func TestFatesExpire(t *testing.T) {
+	r := openReplica(t)
+	r.limits.fates = 10
+	write := func(n uint64) Tentative { return eventual("n1-aaaa", n, n-1, hlc.Timestamp(n), "v") }
+	for n := uint64(1); n <= 25; n++ {
+		take(t, r, logged(t, n, promotionOf(write(n))))
+	}
+	for n := uint64(1); n <= 26; n++ {
+		f, err := r.Fate(write(n).Dot)
+		ok(t, err)
+		at, decided := r.DecidedAt(write(n).Dot)
+		switch {
+		case n <= 15:
+			if f != (Fate{Kind: FateExpired}) || at != 25 || !decided {
+				t.Errorf("%d: %+v, decided at %d", n, f, at)
+			}
+		case n <= 25:
+			if f.Kind != FateCommitted || f.Index != n || at != n || !decided {
+				t.Errorf("%d: %+v, decided at %d", n, f, at)
+			}
+		default:
+			if f != (Fate{Kind: FatePending}) || decided {
+				t.Errorf("%d: %+v", n, f)
+			}
+		}
+	}
+	again := take(t, r, logged(t, 26, promotionOf(write(3), write(20))))[0][0].Promoted.Fates
+	if again[0].Fate.Kind != FateExpired || again[1].Fate.Index != 20 {
+		t.Errorf("handed in again: %+v", again)
+	}
+	if _, err := r.Fate(Dot{}); err == nil {
+		t.Error("no dot has a fate")
+	}
+}
+
+// The bounds of the conflict list: count, bytes and age; what is dropped is the
+// oldest, and counted.
+func TestTheConflictListIsBounded(t *testing.T) {
+	day := hlc.Timestamp(86_400_000 << 16)
+	r := openReplica(t)
+	take(t, r, logged(t, 1, put("k", "lin")))
+	index, sequence := uint64(1), uint64(0)
+	lose := func(now hlc.Timestamp, valueBytes int) {
+		t.Helper()
+		index, sequence = index+1, sequence+1
+		take(t, r, logged(t, index, Promotion{Writes: []Tentative{eventual("n1-aaaa", sequence, 0, 1, strings.Repeat("v", valueBytes))}, Now: now}))
+	}
+	is := func(listed, dropped uint64, oldest int) {
+		t.Helper()
+		page := conflictsOf(t, r)
+		gotListed, gotDropped := r.ConflictCounts()
+		if gotListed != listed || gotDropped != dropped || len(page) != int(listed) || len(page[0].Value) != oldest {
+			t.Fatalf("%d listed, %d dropped, page of %d; want %d, %d, from %d", gotListed, gotDropped, len(page), listed, dropped, oldest)
+		}
+	}
+	r.limits.conflicts = 3
+	for i := range 5 {
+		lose(day, i+1)
+	}
+	is(3, 2, 3)
+	r.limits.conflictBytes = 1000
+	lose(day, 500)
+	is(3, 3, 4)
+	lose(day, 500) // 500 and 500 do not fit with what each takes beside
+	is(1, 6, 500)
+	r.limits.conflictBytes = MaxConflictBytes
+	lose(3*day, 7)
+	lose(8*day, 8)
+	is(3, 6, 500)
+	lose(8*day+1<<16, 9)
+	is(3, 7, 7)
+	lose(20*day, 10)
+	is(1, 10, 10)
+}
+
+func TestConflictsComeInPages(t *testing.T) {
+	r := openReplica(t)
+	big := strings.Repeat("b", maxScanPageBytes/2+1)
+	take(t, r, logged(t, 1, put("a", "lin"), put("b", "lin")))
+	for i := range uint64(5) {
+		take(t, r, logged(t, 2+i, promotionOf(eventual("n1-aaaa", 2*i+1, 0, 1, big).of("a")), promotionOf(eventual("n1-aaaa", 2*i+2, 0, 1, fmt.Sprint(i)).of("b"))))
+	}
+	var got []Conflict
+	pages := 0
+	for cursor, more := []byte(nil), true; more; more = cursor != nil {
+		page, next, err := r.Conflicts(nil, cursor, 0)
+		ok(t, err)
+		got, cursor = append(got, page...), next
+		pages++
+	}
+	if len(got) != 10 || pages < 3 || string(got[4].Key) != "a" || string(got[5].Value) != "0" || string(got[9].Value) != "4" {
+		t.Errorf("%d conflicts on %d pages", len(got), pages)
+	}
+	for _, bad := range [][]byte{make([]byte, maxConflictKeyBytes+1)} {
+		if _, _, err := r.Conflicts(nil, bad, 0); err == nil {
+			t.Error("a cursor too long was taken")
+		}
+	}
+	if _, _, err := r.Conflicts(nil, nil, -1); err == nil {
+		t.Error("a negative limit was taken")
+	}
+	for _, cursor := range []string{"\x00", "\xff\xff", "b\x00\x01", "b\x00\x02", "zz"} { // not ours: any page, no error
+		if _, _, err := r.Conflicts([]byte("b"), []byte(cursor), 1); err != nil {
+			t.Errorf("cursor %q: %v", cursor, err)
+		}
+	}
+}
+
+func TestAFloorCollectsTombstonesBehindIt(t *testing.T) {
+	r := openReplica(t)
+	r.limits.collect = 3
+	gone := eventual("n1-aaaa", 1, 1, 1, "").of("eventual")
+	gone.Delete, gone.Bytes = true, nil
+	take(t, r,
+		logged(t, 1, del("a"), del("b"), put("c", "live")),
+		logged(t, 2, promotionOf(gone), del("d"), del("again")),
+		logged(t, 3, put("b", "anew"), del("again")),
+		logged(t, 4, del("e")),
+	)
+	there := func(keys string) {
+		t.Helper()
+		var found []string
+		for _, key := range []string{"a", "again", "b", "c", "d", "e", "eventual"} {
+			if _, is, err := r.Get([]byte(key)); err != nil || is {
+				found = append(found, key)
+			}
+		}
+		if got := strings.Join(found, " "); got != keys {
+			t.Fatalf("there are %q, want %q", got, keys)
+		}
+	}
+	there("a again b c d e eventual")
+	if r.Collectable(0) || !r.Collectable(1) {
+		t.Error("collectable before the first floor")
+	}
+	// The entry's own delete is never behind the floor, whatever it says; nor is
+	// what the next entry of the batch deletes.
+	take(t, r, logged(t, 5, del("e"), uint64(1<<60)), logged(t, 6, del("c")))
+	there("again b c d e eventual") // a, the place of b, and that of again at 2
+	if r.Floor() != 4 || !r.Collectable(0) {
+		t.Errorf("floor %d", r.Floor())
+	}
+	take(t, r, logged(t, 7, uint64(2)), logged(t, 8, put("again", "x").when(ConditionAbsent), uint64(2)))
+	there("again b c e")
+	if v, _, err := r.Get([]byte("again")); err != nil || string(v.Bytes) != "x" || v.LinearizableIndex != 8 {
+		t.Errorf("%+v, %v", v, err)
+	}
+	if r.Collectable(0) || r.Collectable(4) || !r.Collectable(5) || r.Floor() != 4 {
+		t.Errorf("floor %d", r.Floor())
+	}
+	take(t, r, logged(t, 9, uint64(8)))
+	there("again b")
+}
+
+func TestForfeitedWritesAreLost(t *testing.T) {
+	r := openReplica(t)
+	before, after := eventual("n3-cccc", 1, 0, 5, "before"), eventual("n3-cccc", 2, 0, 99, "after")
+	take(t, r, logged(t, 1, promotionOf(before)), logged(t, 2, partition.NodeID("n3-cccc")), logged(t, 3, partition.NodeID("n3-cccc")))
+	fates := take(t, r, logged(t, 4, promotionOf(after, before)))[0][0].Promoted.Fates
+	if fates[0].Fate != (Fate{Kind: FateLost, Index: 2}) || fates[1].Fate.Kind != FateCommitted {
+		t.Errorf("fates %+v", fates)
+	}
+	if got, _ := live(t, r, "k"); got != "before" || r.PromotedHas(after.Dot) {
+		t.Errorf("k is %q", got)
+	}
+	if f, err := r.Fate(after.Dot); err != nil || f.Kind != FateLost {
+		t.Errorf("fate %+v, %v", f, err)
+	}
+	if at, decided := r.DecidedAt(after.Dot); at != 2 || !decided {
+		t.Errorf("decided at %d, %v", at, decided)
+	}
+	if !r.Forfeited("n3-cccc") || r.Forfeited("n1-aaaa") {
+		t.Error("forfeited")
+	}
+}
+
+// Without room for a further gap a write stays undecided, and those that fill
+// gaps are promoted.
+func TestAFullRecordOfPromotedDotsLosesNothing(t *testing.T) {
+	r := openReplica(t)
+	full := &DotSet{}
+	for n := range uint64(MaxDotSpans) {
+		ok(t, full.Add(Dot{"n1-aaaa", 1, 2*n + 1}))
+	}
+	r.ledger.Store(&ledger{promoted: full.Clone()})
+	gap, fills := eventual("n2-bbbb", 1, 0, 1, "gap"), eventual("n1-aaaa", 2, 0, 2, "fills")
+	results := take(t, r, logged(t, 1, promotionOf(gap, fills, gap)))
+	fates := results[0][0].Promoted.Fates
+	// What fills a gap makes room for another.
+	if fates[0].Fate != (Fate{Kind: FatePending}) || fates[1].Fate.Kind != FateCommitted || fates[2].Fate.Kind != FateSuperseded {
+		t.Errorf("fates %+v", fates)
+	}
+	if got, _ := live(t, r, "k"); got != "fills" {
+		t.Errorf("k is %q", got)
+	}
+}
+
+func TestABaseAboveItsEntryWinsNothing(t *testing.T) {
+	r := openReplica(t)
+	fates := take(t, r, logged(t, 5, promotionOf(eventual("n1-aaaa", 1, 5, 99, "v"), eventual("n1-aaaa", 2, 1<<40, 99, "v"), eventual("n1-aaaa", 3, 4, 1, "v"))))[0][0].Promoted.Fates
+	if fates[0].Fate.Kind != FateSuperseded || fates[1].Fate.Kind != FateSuperseded || fates[2].Fate.Kind != FateCommitted {
+		t.Errorf("fates %+v", fates)
+	}
+}
+
+func TestPromotionsAreBounded(t *testing.T) {
+	w := eventual("n1-aaaa", 1, 0, 1, "v")
+	many := slices.Repeat([]Tentative{w}, MaxPromotionWrites)
+	large := w
+	large.Bytes = make([]byte, MaxValueBytes)
+	bad := func(change func(*Tentative)) Promotion {
+		b := w
+		change(&b)
+		return promotionOf(w, b)
+	}
+	for name, c := range map[string]struct {
+		p    Promotion
+		fits bool
+	}{
+		"the most":          {promotionOf(many...), true},
+		"one more":          {promotionOf(append(many, w)...), false},
+		"none":              {Promotion{}, false},
+		"one large":         {promotionOf(large), true},
+		"a large one more":  {promotionOf(large, w), false},
+		"no node":           {bad(func(b *Tentative) { b.Dot.Node = "" }), false},
+		"no sequence":       {bad(func(b *Tentative) { b.Dot.Sequence = 0 }), false},
+		"no key":            {bad(func(b *Tentative) { b.Key = nil }), false},
+		"a delete of bytes": {bad(func(b *Tentative) { b.Delete = true }), false},
+		"too large a value": {bad(func(b *Tentative) { b.Bytes = make([]byte, MaxValueBytes+1) }), false},
+		"a base above all":  {bad(func(b *Tentative) { b.Base = ^uint64(0) }), false},
+	} {
+		encoded, err := AppendPromotion([]byte("x"), c.p)
+		if (err == nil) != c.fits || err != nil && len(encoded) != 1 {
+			t.Errorf("%s: %v", name, err)
+		}
+		size := promotionFixedLen + 1
+		for i := range c.p.Writes {
+			size += PromotionSize(&c.p.Writes[i])
+		}
+		if err == nil && size != len(encoded) {
+			t.Errorf("%s: size %d, foretold %d", name, len(encoded), size)
+		}
+	}
+	if _, err := AppendFloor(nil, 0); err == nil {
+		t.Error("a floor of 0")
+	}
+	if _, err := AppendForfeit(nil, ""); err == nil {
+		t.Error("a forfeit of nobody")
+	}
+}
+
+// Durable says no more than what a power cut leaves.
+func TestDurableIsWhatASyncHasReached(t *testing.T) {
+	mem := vfs.NewCrashableMem()
+	s := openState(t, mem)
+	r, beside := replicaOf(t, s, stateReplica), replicaOf(t, s, Replica{9, 1})
+	take(t, r, logged(t, 3, put("k", "3")))
+	if r.Durable() != 0 {
+		t.Errorf("durable %d before a sync", r.Durable())
+	}
+	ok(t, beside.Sync())
+	take(t, r, logged(t, 4, put("k", "4")))
+	if r.Durable() != 3 {
+		t.Errorf("durable %d after a sync at 3", r.Durable())
+	}
+	after := openState(t, mem.CrashClone(vfs.CrashCloneCfg{}))
+	if at, _ := replicaOf(t, after, stateReplica).Applied(); at != 3 {
+		t.Errorf("a power cut leaves %d", at)
+	}
+	ok(t, install(beside, bytes.NewReader(streamOf(t, r))))
+	if beside.Durable() != 4 {
+		t.Errorf("durable %d after an install of 4", beside.Durable())
+	}
+	ok(t, after.Close())
+	ok(t, s.Close())
+}
+
+// A database of the first format has tombstones that no floor would find.
+func TestAnOlderFormatIsUpgraded(t *testing.T) {
+	mem := vfs.NewMem()
+	s := openState(t, mem)
+	old, now := replicaOf(t, s, stateReplica), replicaOf(t, s, Replica{9, 1})
+	for _, r := range []*ReplicaState{old, now} {
+		take(t, r, logged(t, 1, del("a"), put("b", "x"), del("c")), logged(t, 2, put("c", "y"), del("d")))
+	}
+	start := append(replicaPrefix(stateReplica), kindTombstone)
+	ok(t, s.db.DeleteRange(start, prefixEnd(start), pebble.Sync))
+	ok(t, s.db.Set(formatKey, binary.LittleEndian.AppendUint32(nil, 1), pebble.Sync))
+	ok(t, s.Close())
+	for range 2 {
+		s = openState(t, mem)
+		old, now = replicaOf(t, s, stateReplica), replicaOf(t, s, Replica{9, 1})
+		// The place where c was deleted is not known any more, and not needed.
+		want := strings.ReplaceAll(dump(t, now), fmt.Sprintf("%x=\n", tombstoneKey(1, []byte("c"))), "")
+		if got := dump(t, old); got != want {
+			t.Errorf("upgraded to\n%s, want\n%s", got, want)
+		}
+		ok(t, s.Close())
+	}
+	s = openState(t, mem)
+	r := replicaOf(t, s, stateReplica)
+	take(t, r, logged(t, 3, uint64(2)))
+	if _, found, err := r.Get([]byte("a")); err != nil || found {
+		t.Errorf("a is there: %v", err)
+	}
+	ok(t, s.Close())
+}
+
+func TestADamagedLedgerIsNotOpened(t *testing.T) {
+	run := func(first, last uint64) (key, record []byte) {
+		return appendDotKey([]byte{kindPromoted}, Dot{"n1", 1, first}), binary.LittleEndian.AppendUint64([]byte{ledgerFormat}, last)
+	}
+	for name, spoil := range map[string]func() (key, record []byte){
+		"runs that touch":   func() ([]byte, []byte) { return run(4, 5) },
+		"runs that overlap": func() ([]byte, []byte) { return run(2, 9) },
+		"a run backwards":   func() ([]byte, []byte) { return run(9, 8) },
+		"a short head":      func() ([]byte, []byte) { return []byte{kindLedger}, []byte{ledgerFormat, 1} },
+		"a newer head": func() ([]byte, []byte) {
+			h := ledgerHead{}
+			return []byte{kindLedger}, append([]byte{2}, h.append(nil)[1:]...)
+		},
+		"a head out of order": func() ([]byte, []byte) {
+			h := ledgerHead{firstPage: 2, nextPage: 1}
+			return []byte{kindLedger}, h.append(nil)
+		},
+		"a forfeit of nothing": func() ([]byte, []byte) { return []byte{kindForfeited, 'n'}, nil },
+	} {
+		mem := vfs.NewMem()
+		s := openState(t, mem)
+		prefix := replicaPrefix(stateReplica)
+		key, record := run(1, 3)
+		ok(t, s.db.Set(append(prefix, key...), record, pebble.Sync))
+		key, record = spoil()
+		ok(t, s.db.Set(append(prefix, key...), record, pebble.Sync))
+		if _, err := s.Replica(stateReplica); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
+		ok(t, s.Close())
 	}
 }

@@ -18,10 +18,11 @@ type ReplicaState struct {
 	prefix  []byte // of all keys
 	users   []byte // of all user keys
 	nodes   nodeNames
-	applied atomic.Pointer[position]
-	durable atomic.Uint64
-	// ledger is at least as new as applied.
+	// ledger is with what was applied. It moves only after a read would see the
+	// effect, but for the floor, which is ahead.
 	ledger     atomic.Pointer[ledger]
+	floor      atomic.Uint64
+	durable    atomic.Uint64
 	superseded struct{ staleBase, older atomic.Uint64 }
 	limits     ledgerLimits
 
@@ -70,16 +71,12 @@ func openReplicaState(s *State, r Replica) (*ReplicaState, error) {
 	}
 	rs.prefix = replicaPrefix(r)
 	rs.users = append(replicaPrefix(r), kindKey)
-	p, err := readApplied(s.db, rs.prefix)
-	if err != nil {
-		return nil, err
-	}
-	rs.applied.Store(&p)
 	l, err := loadLedger(s.db, rs.prefix, &rs.nodes)
 	if err != nil {
 		return nil, err
 	}
 	rs.ledger.Store(l)
+	rs.floor.Store(l.floor)
 	return rs, nil
 }
 
@@ -102,7 +99,7 @@ func (r *ReplicaState) Replica() Replica { return r.replica }
 // Applied is the index and term of the last entry that Apply has taken up, or
 // that a stage has brought. It moves only after a read would see the effect.
 func (r *ReplicaState) Applied() (index, term uint64) {
-	p := r.applied.Load()
+	p := r.ledger.Load().applied
 	return p.index, p.term
 }
 
@@ -207,7 +204,9 @@ func (r *ReplicaState) destroy() error {
 	defer r.mu.Unlock()
 	return r.exchange(func() error {
 		r.destroyed.Store(true)
-		r.applied.Store(&position{})
+		gone := *r.ledger.Load()
+		gone.applied = position{}
+		r.ledger.Store(&gone)
 		return r.state.excise(r.replica)
 	})
 }
