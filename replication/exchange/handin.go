@@ -45,8 +45,10 @@ type handIns struct {
 	calls map[*handInCall]struct{}
 
 	sweeping, again bool
-	// decided counts writes, decidedAt is that number as of the last tick.
+	// decided counts writes, decidedAt is that number as of the last tick, and
+	// idle how many ticks ago it last changed while there was a leader.
 	decided, decidedAt uint64
+	idle               int
 }
 
 // handInCall is a batch at a leader.
@@ -59,11 +61,20 @@ func newHandIns() handIns {
 	return handIns{flying: map[storage.Dot]struct{}{}, calls: map[*handInCall]struct{}{}}
 }
 
-// stuck reports whether nothing was decided since the last time it was asked.
-func (h *handIns) stuck() bool {
-	stuck := h.decided == h.decidedAt
+// stuckTicks is how long nothing may be decided while a leader is known before
+// writes are offered to other holders: time for a sweep and its answers.
+const stuckTicks = 2
+
+// stuck reports at a tick whether promotion does not get on.
+func (h *handIns) stuck(leader, empty bool) bool {
+	switch {
+	case empty || !leader || h.decided != h.decidedAt:
+		h.idle = 0
+	default:
+		h.idle++
+	}
 	h.decidedAt = h.decided
-	return stuck
+	return !empty && (!leader || h.idle >= stuckTicks)
 }
 
 // handInNow sends writes that are in the log on to the leader, without waiting.

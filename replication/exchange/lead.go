@@ -18,7 +18,7 @@ const (
 	proposeWindow = 2
 	proposeGather = 256
 	// maxProposeBytes bounds what waits to be proposed for one partition.
-	maxProposeBytes = 32 << 20
+	maxProposeBytes = 16 << 20
 	// proposeTimeout bounds a proposal: its outcome is unknown then, and who
 	// hands the writes in again finds out.
 	proposeTimeout = 10 * time.Second

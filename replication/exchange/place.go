@@ -69,20 +69,20 @@ func (pl *place) leader() partition.NodeID {
 
 // tick tries what did not get on by itself.
 func (pl *place) tick() {
-	empty := pl.log.Backlog().Count == 0
+	empty, leader := pl.log.Backlog().Count == 0, pl.leader() != ""
 	pl.mu.Lock()
 	if empty {
 		clear(pl.newest)
 	}
 	pl.aged, pl.recent = pl.recent, maps.Clone(pl.newest)
-	stuck := pl.handIn.stuck()
+	stuck := pl.handIn.stuck(leader, empty)
 	pl.mu.Unlock()
 	if empty {
 		pl.forgetOffers()
 		return
 	}
 	pl.sweep()
-	if stuck || pl.leader() == "" {
+	if stuck {
 		pl.offer()
 	}
 }

@@ -141,11 +141,11 @@ func (w *world) start(id partition.NodeID, disk *vfs.MemFS, limits storage.Tenta
 	w.t.Helper()
 	n := &node{w: w, id: id, disk: disk, limits: limits, stop: make(chan struct{}), replicas: map[partition.ID]*replica{}}
 	var err error
-	if n.log, err = storage.OpenLog(storage.LogOptions{FS: disk, Dir: "log", NodeID: id, MemTableBytes: 1 << 20, DiskSlowAfter: -1}); err != nil {
+	if n.log, err = storage.OpenLog(storage.LogOptions{FS: disk, Dir: "log", NodeID: id, MemTableBytes: 8 << 20, DiskSlowAfter: -1}); err != nil {
 		w.t.Fatal(err)
 	}
 	n.log.LimitTentative(limits)
-	if n.state, err = storage.OpenState(storage.StateOptions{FS: disk, Dir: "state", CacheBytes: 1 << 20, MemTableBytes: 1 << 20}); err != nil {
+	if n.state, err = storage.OpenState(storage.StateOptions{FS: disk, Dir: "state", CacheBytes: 1 << 20, MemTableBytes: 8 << 20}); err != nil {
 		w.t.Fatal(err)
 	}
 	n.clock = hlc.New(time.Now, 500*time.Millisecond)
