@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -153,7 +152,7 @@ func (p *program) bench(ctx context.Context, s benchSettings) error {
 		}
 	}()
 	for range s.conns {
-		c, err := client.New(client.Options{Endpoints: s.endpoints, Via: s.via, Timeout: s.timeout})
+		c, err := client.New(client.Options{Endpoints: s.endpoints, Via: s.via, Timeout: s.timeout, NoSession: true})
 		if err != nil {
 			return usageErrorf("%w", err)
 		}
@@ -187,11 +186,7 @@ func (p *program) bench(ctx context.Context, s benchSettings) error {
 	progress.clear()
 	r := m.report(s, cpu, err)
 	if p.json {
-		line, err := json.Marshal(r)
-		if err != nil {
-			return failuref("%w", err)
-		}
-		if err := p.write(append(line, '\n')); err != nil {
+		if err := p.printObject(r); err != nil {
 			return err
 		}
 	} else if err := p.write([]byte(r.text())); err != nil {

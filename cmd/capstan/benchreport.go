@@ -24,7 +24,7 @@ const (
 	cpuMetric      = "process_cpu_seconds_total"
 )
 
-// meter reads how much CPU the nodes have used.
+// meter reads figures of nodes: how much CPU they have used, and others.
 type meter struct{ http *http.Client }
 
 func newMeter() meter {
@@ -44,7 +44,7 @@ func (m meter) read(ctx context.Context, c *client.Client) (cpuReading, error) {
 		if n.GetApiAddress() == "" || stateName(n.GetState()) != "alive" {
 			continue
 		}
-		seconds, err := m.readNode(ctx, n.GetApiAddress())
+		seconds, err := m.readNode(ctx, n.GetApiAddress(), cpuMetric)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", n.GetName(), err)
 		}
@@ -53,7 +53,8 @@ func (m meter) read(ctx context.Context, c *client.Client) (cpuReading, error) {
 	return reading, nil
 }
 
-func (m meter) readNode(ctx context.Context, address string) (float64, error) {
+// readNode reads one figure of one node.
+func (m meter) readNode(ctx context.Context, address, metric string) (float64, error) {
 	if !strings.Contains(address, "://") {
 		address = "http://" + address
 	}
@@ -69,21 +70,21 @@ func (m meter) readNode(ctx context.Context, address string) (float64, error) {
 	if answer.StatusCode != http.StatusOK {
 		return 0, fmt.Errorf("/metrics: %s", answer.Status)
 	}
-	return cpuSeconds(io.LimitReader(answer.Body, metricsMost))
+	return figure(io.LimitReader(answer.Body, metricsMost), metric)
 }
 
-// cpuSeconds finds the figure in the text format of Prometheus.
-func cpuSeconds(r io.Reader) (float64, error) {
+// figure finds a metric without labels in the text format of Prometheus.
+func figure(r io.Reader, metric string) (float64, error) {
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
-		if value, ok := strings.CutPrefix(lines.Text(), cpuMetric+" "); ok {
+		if value, ok := strings.CutPrefix(lines.Text(), metric+" "); ok {
 			return strconv.ParseFloat(strings.TrimSpace(value), 64)
 		}
 	}
 	if err := lines.Err(); err != nil {
 		return 0, err
 	}
-	return 0, errors.New("no " + cpuMetric)
+	return 0, errors.New("no " + metric)
 }
 
 // since is the CPU used by all nodes between two readings. A node that is not

@@ -17,25 +17,6 @@ import (
 	"time"
 )
 
-// tourStep is a command of the tour and all that a terminal then shows.
-type tourStep struct{ command, shows string }
-
-func tourSteps(t *testing.T) (steps []tourStep) {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join("testdata", "tour.txt"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(text)) {
-		if command, ok := strings.CutPrefix(line, "$ "); ok {
-			steps = append(steps, tourStep{command: strings.TrimSpace(command)})
-		} else if strings.TrimSpace(line) != "" {
-			steps[len(steps)-1].shows += line
-		}
-	}
-	return steps
-}
-
 var (
 	tourID     = regexp.MustCompile(`(n\d)-[a-z0-9]{4}\b`)
 	tourDigits = regexp.MustCompile(`\d+`)
@@ -66,7 +47,7 @@ func TestClusterTour(t *testing.T) {
 		endpoints = append(endpoints, n.url())
 	}
 	last := 0
-	for _, step := range tourSteps(t) {
+	for _, step := range tourSteps(t, "tour.txt") {
 		if names, ok := strings.CutPrefix(step.command, "kill -9 "); ok {
 			for _, name := range strings.Fields(strings.Split(names, "#")[0]) {
 				if err := syscall.Kill(d.pid(t, name), syscall.SIGKILL); err != nil {

@@ -38,7 +38,7 @@ there is no such key.`,
 			if err != nil {
 				return err
 			}
-			session, err := f.session()
+			session, err := f.sessionFlags.option()
 			if err != nil {
 				return err
 			}
@@ -113,7 +113,7 @@ func (f *writeFlags) options(cmd *cobra.Command) ([]client.WriteOption, error) {
 	if err != nil {
 		return nil, err
 	}
-	session, err := f.session()
+	session, err := f.sessionFlags.option()
 	if err != nil {
 		return nil, err
 	}
@@ -305,7 +305,7 @@ printed until then is true, but not all.`,
 			if err != nil {
 				return err
 			}
-			session, err := f.session()
+			session, err := f.sessionFlags.option()
 			if err != nil {
 				return err
 			}

@@ -119,10 +119,10 @@ func statusOf(e *client.Error) int {
 
 // readOps are the calls that write nothing, so that nobody asks whether they
 // did.
-var readOps = map[string]bool{"get": true, "scan": true, "status": true, "locate": true, "refresh": true}
+var readOps = map[string]bool{"get": true, "scan": true, "status": true, "locate": true, "refresh": true, "await": true, "conflicts": true, "get cut": true}
 
 // orderOps are the calls that change the cluster and write no key.
-var orderOps = map[string]bool{"transfer leadership": true, "drain node": true, "remove node": true}
+var orderOps = map[string]bool{"transfer leadership": true, "drain node": true, "remove node": true, "set cut": true}
 
 func printRemoteError(w io.Writer, e *client.Error) {
 	fmt.Fprintf(w, "error: %s: %s\n", e.Code, e.Message)
@@ -132,6 +132,9 @@ func printRemoteError(w io.Writer, e *client.Error) {
 	case orderOps[e.Op] && client.IsOutcomeUnknown(e):
 		fmt.Fprintln(w, "  outcome unknown: it may have been done, or may yet be")
 		try = "capstan status shows what became of it"
+		if e.Op == "set cut" {
+			try = "the same again, or capstan chaos heal"
+		}
 	case orderOps[e.Op]:
 		fmt.Fprintln(w, "  not applied: nothing was changed")
 	case client.IsOutcomeUnknown(e):

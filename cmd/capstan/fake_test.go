@@ -87,8 +87,10 @@ func (s *listener) Close() error          { return s.http.Close() }
 type fake struct {
 	capstanv1connect.UnimplementedKVServiceHandler
 	capstanv1connect.UnimplementedClusterServiceHandler
+	capstanv1connect.UnimplementedChaosServiceHandler
 
-	url string
+	url  string
+	stop func()
 
 	mu         sync.Mutex
 	got        []proto.Message // the requests
@@ -100,6 +102,15 @@ type fake struct {
 	scan       []*capstanv1.ScanResponse
 	locate     *capstanv1.LocateKeyResponse
 	cpu        float64
+
+	await     *capstanv1.AwaitWriteResponse
+	conflicts []*capstanv1.ListConflictsResponse
+
+	status     func() *capstanv1.GetStatusResponse // nil: that of a small cluster
+	cut        []string
+	cutAge     float64
+	failCut    error
+	failStatus error
 }
 
 var fakeVersion = &capstanv1.Version{Index: 12, Timestamp: 117309440000000003, Node: "n1-k3f9"}
@@ -123,11 +134,15 @@ func newFake(t *testing.T) *fake {
 	mux := http.NewServeMux()
 	mux.Handle(capstanv1connect.NewKVServiceHandler(f))
 	mux.Handle(capstanv1connect.NewClusterServiceHandler(f))
+	mux.Handle(capstanv1connect.NewChaosServiceHandler(f))
 	mux.HandleFunc("/metrics", func(w http.ResponseWriter, _ *http.Request) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.cpu += 1.5
 		fmt.Fprintf(w, "# HELP process_cpu_seconds_total x\nprocess_cpu_seconds_total %g\n", f.cpu)
+		if f.cutAge > 0 {
+			fmt.Fprintf(w, "capstan_chaos_cut_seconds %g\n", f.cutAge)
+		}
 	})
 	s := httptest.NewUnstartedServer(mux)
 	s.Config.Protocols = new(http.Protocols)
@@ -135,7 +150,7 @@ func newFake(t *testing.T) *fake {
 	s.Config.Protocols.SetUnencryptedHTTP2(true)
 	s.Start()
 	t.Cleanup(s.Close)
-	f.url = s.URL
+	f.url, f.stop = s.URL, s.Close
 	return f
 }
 
@@ -191,6 +206,9 @@ func (f *fake) Scan(_ context.Context, r *capstanv1.ScanRequest, stream *connect
 }
 
 func (f *fake) GetStatus(context.Context, *capstanv1.GetStatusRequest) (*capstanv1.GetStatusResponse, error) {
+	if f.status != nil {
+		return f.status(), cmp.Or(f.enter(&capstanv1.GetStatusRequest{}), f.failStatus)
+	}
 	address := strings.TrimPrefix(f.url, "http://")
 	m := &capstanv1.GetStatusResponse{ClusterId: "c-7f3a", ServedBy: "n1", RingEpoch: 4, ReplicationFactor: 3}
 	m.Nodes = append(m.Nodes,
@@ -216,6 +234,38 @@ func (f *fake) DrainNode(_ context.Context, r *capstanv1.DrainNodeRequest) (*cap
 
 func (f *fake) RemoveNode(_ context.Context, r *capstanv1.RemoveNodeRequest) (*capstanv1.RemoveNodeResponse, error) {
 	return &capstanv1.RemoveNodeResponse{}, f.enter(r)
+}
+
+func (f *fake) AwaitWrite(_ context.Context, r *capstanv1.AwaitWriteRequest) (*capstanv1.AwaitWriteResponse, error) {
+	return f.await, f.enter(r)
+}
+
+func (f *fake) ListConflicts(_ context.Context, r *capstanv1.ListConflictsRequest, stream *connect.ServerStream[capstanv1.ListConflictsResponse]) error {
+	for _, m := range f.conflicts {
+		if err := stream.Send(m); err != nil {
+			return err
+		}
+	}
+	return f.enter(r)
+}
+
+func (f *fake) GetCut(_ context.Context, r *capstanv1.GetCutRequest) (*capstanv1.GetCutResponse, error) {
+	if err := f.enter(r); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return &capstanv1.GetCutResponse{Nodes: f.cut}, nil
+}
+
+func (f *fake) SetCut(_ context.Context, r *capstanv1.SetCutRequest) (*capstanv1.SetCutResponse, error) {
+	if err := cmp.Or(f.enter(r), f.failCut); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cut = r.GetNodes()
+	return &capstanv1.SetCutResponse{}, nil
 }
 
 func failure(code connect.Code, message string, info *capstanv1.ErrorInfo) error {

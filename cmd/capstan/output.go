@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -52,6 +53,22 @@ func (p *program) write(b []byte) error {
 		return failuref("done, but it cannot be printed: %w", err)
 	}
 	return nil
+}
+
+// printTable writes what show makes, in one piece.
+func (p *program) printTable(show func(io.Writer)) error {
+	var out bytes.Buffer
+	show(&out)
+	return p.write(out.Bytes())
+}
+
+// printObject is for answers that are no message: an object of their own.
+func (p *program) printObject(object any) error {
+	line, err := json.Marshal(object)
+	if err != nil {
+		return failuref("%w", err)
+	}
+	return p.write(append(line, '\n'))
 }
 
 // note tells something beside the answer.

@@ -62,8 +62,8 @@ pending.`,
 			root.AddCommand(c)
 		}
 	}
-	add("data", p.getCommand(), p.putCommand(), p.deleteCommand(), p.scanCommand())
-	add("cluster", p.statusCommand(), p.ringCommand(), p.explainCommand(), p.nodeCommand(), p.leaderCommand())
+	add("data", p.getCommand(), p.putCommand(), p.deleteCommand(), p.scanCommand(), p.awaitCommand(), p.conflictsCommand())
+	add("cluster", p.statusCommand(), p.ringCommand(), p.explainCommand(), p.nodeCommand(), p.leaderCommand(), p.chaosCommand())
 	add("run", p.demoCommand(), p.serveCommand(), p.benchCommand(), p.versionCommand())
 	return root
 }

@@ -21,10 +21,11 @@ func (f *sessionFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.file, "session-file", "", "keep a session's token in this `file`: see at least what it saw and wrote")
 }
 
-// session reads the token, if there is one yet.
-func (f *sessionFlags) session() (client.SessionOption, error) {
+// option is the session to go on with: a new one if the file is not there yet,
+// none without a file.
+func (f *sessionFlags) option() (client.SessionOption, error) {
 	if f.file == "" {
-		return client.Session(""), nil
+		return client.NoSession(), nil
 	}
 	token, err := os.ReadFile(f.file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
