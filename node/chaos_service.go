@@ -108,6 +108,18 @@ func (n *Node) remindOfCut() {
 	}
 }
 
+// cutFor is how long this node has been cut off from anybody.
+func (n *Node) cutFor() time.Duration {
+	if n.cuts == nil {
+		return 0
+	}
+	_, since := n.cuts.Cut()
+	if since.IsZero() {
+		return 0
+	}
+	return time.Since(since)
+}
+
 // cutFrom is whom this node was told not to talk to, in order.
 func (n *Node) cutFrom() []partition.NodeID {
 	if n.cuts == nil {

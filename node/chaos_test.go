@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -155,6 +156,8 @@ func TestChaosCutsOneNode(t *testing.T) {
 			}
 			if _, body, _ := w.curl("/metrics", n3); !strings.Contains(body, "\ncapstan_chaos_cut_peers 2\n") {
 				t.Error("/metrics does not tell of the cut")
+			} else if !regexp.MustCompile(`\ncapstan_chaos_cut_seconds [^0\n]`).MatchString(body) {
+				t.Error("/metrics does not tell how long it has been")
 			}
 
 			// Gossip does not pass either, both ways.

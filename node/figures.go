@@ -14,7 +14,7 @@ type trouble struct{ stalls, slow atomic.Uint64 }
 
 // figures is the node as one scrape of /metrics sees it.
 func (n *Node) figures() metrics.Snapshot {
-	out := metrics.Snapshot{Node: string(n.id), Version: Version(), CutPeers: len(n.cutFrom())}
+	out := metrics.Snapshot{Node: string(n.id), Version: Version(), CutPeers: len(n.cutFrom()), CutFor: n.cutFor()}
 	for _, here := range n.replicas.all() {
 		out.Partitions = append(out.Partitions, metrics.Partition{
 			ID: strconv.FormatUint(uint64(here.partition), 10), Group: groupFigures(here.group),

@@ -20,7 +20,8 @@ type Snapshot struct {
 	Databases     []Database
 	Peers         []Peer
 	Control       Group
-	CutPeers      int // other nodes that this one was cut off from on purpose
+	CutPeers      int           // other nodes that this one was cut off from on purpose
+	CutFor        time.Duration // how long there has been any
 }
 
 // Partition is one replica held by the node.
@@ -126,6 +127,7 @@ var (
 	dbTables      = gauge("pebble_table_files", "Table files.", "database")
 
 	chaosCut = gauge("chaos_cut_peers", "Nodes that this node was told not to talk to, by ChaosService.")
+	chaosFor = gauge("chaos_cut_seconds", "How long this node has been told not to talk to somebody; 0: it is not.")
 
 	peerUp       = gauge("peer_connected", "1 while the connection to the peer stands.", "peer")
 	peerConnects = gauge("peer_connects_total", "Connections made to the peer.", "peer")
@@ -137,7 +139,7 @@ var (
 var all = []*prometheus.Desc{
 	nodeInfo, raftLeader, raftHasLeader, raftTerm, raftCommit, raftApplied, raftReachable, raftVoters,
 	dbDisk, dbMem, dbCache, dbHits, dbMisses, dbCompactions, dbFlushes, dbDebt, dbWAL, dbL0, dbReadAmp, dbStalls, dbSlow, dbTables,
-	peerUp, peerConnects, peerDropped, peerFrames, peerBytes, chaosCut,
+	peerUp, peerConnects, peerDropped, peerFrames, peerBytes, chaosCut, chaosFor,
 }
 
 type collector struct{ snapshot func() Snapshot }
@@ -167,6 +169,7 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	}
 	set(nodeInfo, 1, s.Node, s.Version)
 	set(chaosCut, float64(s.CutPeers))
+	set(chaosFor, s.CutFor.Seconds())
 	group("control", s.Control)
 	for _, p := range s.Partitions {
 		group(p.ID, p.Group)
