@@ -250,7 +250,7 @@ func TestTables(t *testing.T) {
 
 func TestExplain(t *testing.T) {
 	f := newFake(t)
-	f.locate = &capstanv1.LocateKeyResponse{Partition: 9, Replicas: []string{"n1-k3f9", "n2"}, Routes: []*capstanv1.Route{
+	f.locate = &capstanv1.LocateKeyResponse{Partition: 9, Replicas: []string{"n2", "n1-k3f9"}, Routes: []*capstanv1.Route{
 		{Consistency: 1, Refusal: "2 of 2 replicas needed"},
 		{Consistency: 2, Refusal: "refused once the bound is used up: no leader to ask"},
 		{Consistency: 3, ReadsFrom: "n1", WritesTo: "n1-k3f9"},

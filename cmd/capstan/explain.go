@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -92,6 +93,7 @@ func showRoutes(w io.Writer, key []byte, s *capstanv1.GetStatusResponse, l *caps
 			reached++
 		}
 	}
+	slices.Sort(replicas)
 	leader := "no leader"
 	if l.GetLeader() != "" {
 		leader = names.name(l.GetLeader()) + " leads"
