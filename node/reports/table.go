@@ -1,0 +1,91 @@
+package reports
+
+import (
+	"slices"
+
+	"github.com/capstan-kv/capstan/node/control"
+	"github.com/capstan-kv/capstan/partition"
+)
+
+// table is what the members have told, this one included. It is pure, and not
+// safe for concurrent use.
+type table struct {
+	members map[partition.NodeID]*told
+}
+
+// told is what one member has told.
+type told struct {
+	start, sequence uint64
+	entries         map[partition.ID]Entry
+}
+
+// hear takes a report up, unless it is older than what is known already. It is
+// false if something that the report builds on is missing. started says that
+// the member has started again since it was last heard, or is heard for the
+// first time.
+func (t *table) hear(from partition.NodeID, r Report) (taken, started bool) {
+	known := t.members[from]
+	switch {
+	case known != nil && r.Start < known.start:
+		return true, false // on its way since before the restart
+	case known == nil || r.Start > known.start:
+		if r.After > 0 {
+			return false, true
+		}
+		if t.members == nil {
+			t.members = map[partition.NodeID]*told{}
+		}
+		known = &told{start: r.Start}
+		t.members[from] = known
+		started = true
+	case r.Sequence <= known.sequence:
+		return true, false
+	case r.After > known.sequence:
+		return false, false
+	}
+	if r.After == 0 {
+		known.entries = make(map[partition.ID]Entry, len(r.Entries))
+	}
+	for _, e := range r.Entries {
+		known.entries[e.Partition] = e
+	}
+	known.sequence = r.Sequence
+	return true, started
+}
+
+// keep forgets those who are no members.
+func (t *table) keep(members []partition.NodeID) {
+	for node := range t.members {
+		if !slices.Contains(members, node) {
+			delete(t.members, node)
+		}
+	}
+}
+
+// appliedEverywhere is the index of p that all replicas have applied for good,
+// but for those of nodes that were removed; 0 if one has not told.
+func (t *table) appliedEverywhere(ring *control.State, p partition.ID) uint64 {
+	if int(p) >= len(ring.Partitions) {
+		return 0
+	}
+	lowest, any := ^uint64(0), false
+	for _, r := range ring.Partitions[p].Replicas {
+		if n, _ := ring.Node(r.Node); n.State == control.Left {
+			continue
+		}
+		known := t.members[r.Node]
+		if known == nil {
+			return 0
+		}
+		// Of another generation is another replica.
+		if e := known.entries[p]; e.Generation == r.Generation {
+			lowest, any = min(lowest, e.Durable), true
+		} else {
+			return 0
+		}
+	}
+	if !any {
+		return 0
+	}
+	return lowest
+}
