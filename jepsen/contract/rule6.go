@@ -1,0 +1,120 @@
+package contract
+
+import (
+	"cmp"
+	"slices"
+)
+
+// CheckRule6 judges what won over what: an eventual write does not win over a
+// linearizable one that its node had not heard of, even indirectly; of eventual
+// writes the higher (timestamp, node) wins; nothing else makes one lose.
+//
+// It asks that of bases and indexes as the answers give them and, without
+// believing those, of times: a write that had been acknowledged before a
+// linearizable write began can not have heard of it.
+func CheckRule6(h *History) []Violation {
+	var found []Violation
+	for _, k := range known(h) {
+		found = append(found, k.overwritten()...)
+		found = append(found, k.unordered()...)
+		if h.End != nil {
+			found = append(found, k.conflicts(h.End.Conflicts)...)
+		}
+	}
+	return found
+}
+
+const rule6 = "rule 6"
+
+// overwritten finds eventual writes that won over linearizable ones of which
+// they had not heard.
+func (k *key) overwritten() []Violation {
+	var found []Violation
+	for _, e := range k.writes {
+		if !e.eventual() {
+			continue
+		}
+		for _, l := range k.writes {
+			if !l.linearizable() {
+				continue
+			}
+			index := l.version.Index
+			// In one log entry the linearizable write may come after it, but then
+			// nobody sees it.
+			won := index > 0 && (index < e.version.Index || index == e.seenAt)
+			switch {
+			case !won:
+			case e.before(l.Op):
+				found = append(found, violation(rule6, k, []*Op{e.Op, l.Op},
+					"%s, committed at %d, overwrote %s of %d, which began later", quoted(e.Op), e.version.Index, quoted(l.Op), index))
+			case e.Outcome == OK && e.Base < index:
+				found = append(found, violation(rule6, k, []*Op{e.Op, l.Op},
+					"%s, committed at %d, overwrote %s of %d and had heard of %d only", quoted(e.Op), e.version.Index, quoted(l.Op), index, e.Base))
+			}
+		}
+	}
+	// The same as a user sees it, without a version: the write was acknowledged,
+	// then the linearizable one was, then the first is read.
+	for _, o := range k.ops {
+		until, sure := o.covered()
+		e := k.seen(o)
+		if !sure || e == nil || !e.eventual() {
+			continue
+		}
+		for _, l := range k.writes {
+			if l.linearizable() && l.Outcome == OK && e.before(l.Op) && l.Return < until {
+				found = append(found, violation(rule6, k, []*Op{e.Op, l.Op, o},
+					"%s is read, though %s was written after it", quoted(e.Op), quoted(l.Op)))
+			}
+		}
+	}
+	return found
+}
+
+// unordered finds eventual writes that won over higher ones. Between two
+// linearizable writes, the winners in the order of the log have growing
+// timestamps.
+func (k *key) unordered() []Violation {
+	if k.doubts {
+		return nil
+	}
+	var log []*write
+	for _, w := range k.writes {
+		if w.version.Index > 0 {
+			log = append(log, w)
+		}
+	}
+	slices.SortStableFunc(log, func(a, b *write) int { return cmp.Compare(a.version.Index, b.version.Index) })
+	var found []Violation
+	for i := 1; i < len(log); i++ {
+		a, b := log[i-1], log[i]
+		if a.eventual() && b.eventual() && a.version.Index < b.version.Index && !b.version.beats(a.version) {
+			found = append(found, violation(rule6, k, []*Op{a.Op, b.Op},
+				"%s of %v replaced %s of %v, which is higher", quoted(b.Op), b.version, quoted(a.Op), a.version))
+		}
+	}
+	return found
+}
+
+// conflicts finds entries that nothing justifies. A stale base can not be
+// judged from here: it may be below the floor of the partition.
+func (k *key) conflicts(list []Conflict) []Violation {
+	var found []Violation
+	for _, c := range list {
+		if c.Key != k.name {
+			continue
+		}
+		for _, w := range k.writes {
+			if w.version.Timestamp != c.Losing.Timestamp || w.version.Node != c.Losing.Node || (w.Kind == Delete) != c.Delete {
+				continue
+			}
+			switch {
+			case w.linearizable():
+				found = append(found, violation(rule6, k, []*Op{w.Op}, "a linearizable write is said to have lost to %v", c.Winning))
+			case !c.StaleBase && !c.Winning.beats(c.Losing):
+				found = append(found, violation(rule6, k, []*Op{w.Op}, "it is said to be older than %v", c.Winning))
+			}
+		}
+	}
+	return found
+}
