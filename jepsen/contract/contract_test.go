@@ -202,6 +202,7 @@ func TestRule6(t *testing.T) {
 		{name: "it came first", ops: []Op{ePut("e", 0, 1, at(0, 1), heard(2)), get("e", 2, 3, at(4, 1)), put("a", 4, 5, at(5, 2)), get("a", 6, 7, at(5, 2))}},
 		{name: "it had not heard of it", ops: []Op{put("a", 0, 9, at(5, 1)), ePut("e", 2, 3, at(0, 2), heard(4)), get("e", 14, 15, at(6, 2))}, bad: "had heard of 4 only"},
 		{name: "nor of a delete", ops: []Op{del(0, 9, at(5, 1)), ePut("e", 2, 3, at(0, 2), heard(4)), get("e", 14, 15, at(6, 2))}, bad: "had heard of 4 only"},
+		{name: "nobody knows what it had heard of", ops: []Op{put("a", 0, 9, at(5, 1)), ePut("e", 2, 3, unknown), get("e", 14, 15, at(6, 2))}},
 		{name: "told by its fate", ops: []Op{put("a", 0, 9, at(5, 1)), ePut("e", 2, 3, at(0, 2), heard(4))}, end: fates(map[string]Fate{"e": committed(6, 2)}), bad: "had heard of 4 only"},
 		{name: "indirectly, by way of one that had", ops: []Op{
 			put("a", 0, 9, at(5, 1)), ePut("informed", 2, 3, at(0, 2), heard(5)), ePut("stale", 2, 3, on("n2", 0, 3), heard(4)),
@@ -254,6 +255,7 @@ func TestSessions(t *testing.T) {
 		{name: "a lower one is committed", ops: []Op{ePut("f", 2, 3, at(0, 3), heard(4), s), ePut("e", 0, 1, at(0, 2)), eGet("e", 4, 5, at(5, 2), s)}, bad: "read your writes"},
 		{name: "a lower one, in another age", ops: []Op{ePut("f", 2, 3, at(0, 3), heard(4), s), put("a", 0, 1, at(6, 1)), ePut("e", 0, 1, at(0, 2), heard(6)), eGet("e", 4, 5, at(7, 2), s)}},
 		{name: "a lower one, in the same age", ops: []Op{ePut("f", 2, 3, at(0, 3), heard(6), s), put("a", 0, 1, at(6, 1)), ePut("e", 0, 1, at(0, 2), heard(6)), eGet("e", 4, 5, at(7, 2), s)}, bad: "read your writes"},
+		{name: "a lower one, and another age only later", ops: []Op{ePut("f", 2, 3, at(0, 3), heard(4), s), put("a", 0, 9, at(9, 1)), ePut("e", 0, 1, at(0, 2), heard(4)), eGet("e", 4, 5, at(7, 2), s)}, bad: "read your writes"},
 		{name: "promotion ahead of apply", ops: []Op{ePut("f", 2, 3, at(0, 3), heard(4), s), put("a", 0, 1, at(4, 1)), eGet("a", 4, 5, at(4, 1), s)}, end: fates(map[string]Fate{"f": committed(6, 3)}), bad: "read your writes"},
 		{name: "reads go back", ops: []Op{put("a", 0, 1, at(5, 1)), put("b", 2, 3, at(6, 2)), eGet("b", 4, 5, at(6, 2), s), bGet("a", 6, 7, 9, 9, at(5, 1), s)}, bad: "monotonic reads"},
 		{name: "reads of two clients", ops: []Op{put("a", 0, 1, at(5, 1)), put("b", 2, 3, at(6, 2)), eGet("b", 4, 5, at(6, 2)), eGet("a", 6, 7, at(5, 1))}},
@@ -268,6 +270,21 @@ func TestSessions(t *testing.T) {
 		{name: "a write below what it read", ops: []Op{ePut("a", 0, 1, at(0, 5)), eGet("a", 2, 3, at(0, 5), tentative, s), ePut("e", 4, 5, at(0, 4), s)}, bad: "writes follow reads"},
 		{name: "promoted after what followed it", ops: []Op{ePut("e", 0, 1, at(0, 1), heard(4), s), put("a", 2, 3, at(5, 2), s)}, end: fates(map[string]Fate{"e": committed(6, 1)}), bad: "monotonic writes"},
 		{name: "what failed obliges to nothing", ops: []Op{put("a", 0, 1, failed, s), eGet("", 2, 3, s), put("b", 4, 5, unknown, s), eGet("", 6, 7, s)}},
+	})
+}
+
+func TestNodes(t *testing.T) {
+	here := func(o *Op) { o.Node = "n1" }
+	there := func(o *Op) { o.Node = "n2" }
+	tell(t, CheckNodes, []story{
+		{name: "shows it", ops: []Op{ePut("e", 0, 1, at(0, 1)), eGet("e", 2, 3, at(0, 1), tentative, here), eGet("e", 4, 5, at(5, 1), here)}},
+		{name: "has forgotten it", ops: []Op{put("a", 0, 1, at(4, 1)), ePut("e", 2, 3, at(0, 2), heard(4)), eGet("a", 4, 5, at(4, 1), here)}, bad: "n1 took e and then shows a"},
+		{name: "has forgotten it before applying it", ops: []Op{ePut("e", 2, 3, at(0, 2)), get("e", 4, 5, at(9, 2)), eGet("", 6, 7, here)}, bad: "n1 took e and then shows nothing"},
+		{name: "another node has not heard of it", ops: []Op{put("a", 0, 1, at(4, 1)), ePut("e", 2, 3, at(0, 2), heard(4)), eGet("a", 4, 5, at(4, 1), there)}},
+		{name: "committed state is something else", ops: []Op{put("a", 0, 1, at(4, 1)), ePut("e", 2, 3, at(0, 2), heard(4)), get("a", 4, 5, at(4, 1), here)}},
+		{name: "it was taken while it was read", ops: []Op{put("a", 0, 1, at(4, 1)), ePut("e", 2, 4, at(0, 2), heard(4)), eGet("a", 4, 5, at(4, 1), here)}},
+		{name: "it was not acknowledged", ops: []Op{put("a", 0, 1, at(4, 1)), ePut("e", 2, 3, at(0, 2), heard(4), unknown), eGet("a", 4, 5, at(4, 1), here)}},
+		{name: "it had not heard of what replaced it", ops: []Op{put("a", 0, 1, at(4, 1)), ePut("e", 2, 3, at(0, 2), heard(3)), eGet("a", 4, 5, at(4, 1), here)}},
 	})
 }
 

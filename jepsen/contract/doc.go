@@ -17,6 +17,7 @@
 //     higher timestamp wins.
 //   - [CheckSessions]: read your writes, monotonic reads, monotonic writes,
 //     writes follow reads.
+//   - [CheckNodes]: an eventual read sees what the node that answers it has taken.
 //   - [CheckBounded]: no bounded read is older than it was allowed to be, or
 //     said to be.
 //   - [CheckFates]: every acknowledged eventual write is committed, or superseded

@@ -75,10 +75,11 @@ type Op struct {
 	// Process does one operation after the other. One whose operation stays
 	// unanswered goes on under a new number.
 	Process int
-	Node    string // that was asked, for people
-	Level   Level
-	Kind    Kind
-	Key     string
+	// Node that was asked, by the id that versions have; may be empty.
+	Node  string
+	Level Level
+	Kind  Kind
+	Key   string
 	// Value written, or read. No two writes of a history write the same.
 	Value string
 	// Found: a Get found a value.
@@ -241,6 +242,7 @@ func Check(h *History, patience time.Duration) []Violation {
 	all = append(all, CheckRule13(h, patience)...)
 	all = append(all, CheckRule6(h)...)
 	all = append(all, CheckSessions(h)...)
+	all = append(all, CheckNodes(h)...)
 	all = append(all, CheckBounded(h)...)
 	all = append(all, CheckFates(h)...)
 	return all
