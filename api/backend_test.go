@@ -36,6 +36,8 @@ type memory struct {
 	token  func(session, op string, key []byte) string
 	merged [][]string // what MergeSessions was asked for
 	cut    []string
+	// limited: the last SetCut came with a deadline.
+	limited bool
 }
 
 func (m *memory) session(session, op string, key []byte) string {
@@ -213,10 +215,11 @@ func (m *memory) MergeSessions(ctx context.Context, sessions []string) (string, 
 	return strings.Join(sessions, "+"), nil
 }
 
-func (m *memory) SetCut(_ context.Context, r *capstanv1.SetCutRequest) (*capstanv1.SetCutResponse, error) {
+func (m *memory) SetCut(ctx context.Context, r *capstanv1.SetCutRequest) (*capstanv1.SetCutResponse, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.cut = r.GetNodes()
+	_, m.limited = ctx.Deadline()
 	return &capstanv1.SetCutResponse{}, nil
 }
 

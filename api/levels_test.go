@@ -334,6 +334,9 @@ func TestChaosIsServedOnlyWhereItIsWanted(t *testing.T) {
 	if _, err := chaos.SetCut(t.Context(), &capstanv1.SetCutRequest{}); err != nil || len(backend.cut) != 0 {
 		t.Error("not healed:", backend.cut, err)
 	}
+	if !backend.limited {
+		t.Error("a cut without a deadline")
+	}
 	if !on.observer.has(observed{"SetCut", "none", "ok"}) {
 		t.Error("the observer was not told")
 	}

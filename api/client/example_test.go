@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"time"
 
+	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
 	"github.com/capstan-kv/capstan/api/client"
 )
 
@@ -85,6 +87,66 @@ func ExampleClient_Scan() {
 	// Output:
 	// fruit:apple
 	// fruit:fig
+}
+
+// An eventual write is accepted by whatever node can be reached. What became of
+// it is known later.
+func ExampleClient_AwaitWrite() {
+	cluster := newFakeCluster(3, 16)
+	defer cluster.close()
+	cluster.fates = []capstanv1.Fate{capstanv1.Fate_FATE_COMMITTED}
+	c, err := client.New(client.Options{Endpoints: cluster.endpoints()})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	ctx := context.Background()
+
+	put, err := c.Put(ctx, []byte("cart:42"), []byte("pear"), client.Eventual(), client.Acks(2))
+	if err != nil {
+		log.Fatal(err)
+	}
+	write, err := c.AwaitWrite(ctx, put.Receipt, 10*time.Second)
+	if err != nil {
+		log.Fatal(err)
+	}
+	switch write.Fate {
+	case capstanv1.Fate_FATE_COMMITTED:
+		fmt.Println("committed under index", write.Version.Index)
+	case capstanv1.Fate_FATE_SUPERSEDED:
+		fmt.Println("lost to", write.Version)
+	case capstanv1.Fate_FATE_PENDING:
+		fmt.Println("no leader yet: ask again")
+	}
+	// Output: committed under index 2
+}
+
+// Each user of a program has a session of their own, whose token the program
+// keeps for them.
+func ExampleSession() {
+	cluster := newFakeCluster(3, 16)
+	defer cluster.close()
+	cluster.sessions = &fakeSessions{name: "token"}
+	c, err := client.New(client.Options{Endpoints: cluster.endpoints()})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	ctx := context.Background()
+
+	cookie := "" // of a user who is here for the first time
+	put, err := c.Put(ctx, []byte("name"), []byte("Ada"), client.Eventual(), client.Session(cookie))
+	if err != nil {
+		log.Fatal(err)
+	}
+	cookie = put.Session
+	got, err := c.Get(ctx, []byte("name"), client.Bounded(5*time.Second), client.Session(cookie))
+	if err != nil {
+		log.Fatal(err)
+	}
+	cookie = got.Session
+	fmt.Printf("%s, to go on with %s\n", got.Value, cookie)
+	// Output: Ada, to go on with token_1_2
 }
 
 func ExampleVia() {

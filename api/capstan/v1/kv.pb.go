@@ -613,7 +613,8 @@ type GetRequest struct {
 	// Eventual only: how many replicas to ask; 0 means 1, at most 7.
 	Replicas uint32 `protobuf:"varint,4,opt,name=replicas,proto3" json:"replicas,omitempty"`
 	// Token of an earlier answer, opaque base64url of at most 6 KiB: see at least
-	// what it saw. Empty: none.
+	// what it saw. Empty: none. Several with a dot between them, of at most 6 KiB
+	// together, stand for all that they saw; the answer's token replaces them.
 	Session       string `protobuf:"bytes,5,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1516,7 +1517,8 @@ func (x *ErrorInfo) GetSession() string {
 // BatchRequest asks for several operations, of at most 4 MiB together.
 type BatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most 1,024; none is allowed and does nothing.
+	// At most 1,024; none is allowed and does no more than to make one token of
+	// those in session.
 	Ops []*Operation `protobuf:"bytes,1,rep,name=ops,proto3" json:"ops,omitempty"`
 	// As in GetRequest, for all of them.
 	Session       string `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
