@@ -245,6 +245,7 @@ func TestAFullLogRefuses(t *testing.T) {
 func TestBaseAndTimestamp(t *testing.T) {
 	inWorld(t, options{nodes: 4}, func(t *testing.T, w *world) {
 		w.put(0, "k", "v1")
+		w.node("n1").clock.Observe(hlc.At(time.Now().Add(300 * time.Millisecond))) // ahead of the others
 		committed := w.put(0, "k", "v2")
 		w.caughtUp()
 		n := w.node("n2")

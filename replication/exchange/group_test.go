@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/capstan-kv/capstan/partition"
@@ -125,6 +126,7 @@ type replica struct {
 	mu      sync.Mutex
 	applied chan struct{} // closed when more was applied
 	frozen  bool
+	unaware atomic.Int64
 	results map[uint64]storage.CommandResult // of the latest entries
 	// beforeApplied, if set, is called after an entry is applied and before the
 	// exchange is told.
@@ -201,6 +203,12 @@ func (r *replica) result(index uint64) (result storage.CommandResult, ok bool, c
 	return result, ok, r.applied
 }
 
+// PromotedHas says no as often as unaware says: what is asked then is just being
+// applied.
+func (r *replica) PromotedHas(d storage.Dot) bool {
+	return r.unaware.Add(-1) < 0 && r.state.PromotedHas(d)
+}
+
 func (r *replica) Leads() bool { return r.group.leads() == r.node.id }
 
 func (r *replica) Propose(ctx context.Context, command []byte) (any, error) {
@@ -250,7 +258,6 @@ func (r *replica) WaitApplied(ctx context.Context, index uint64) error {
 }
 
 func (r *replica) Applied() (index, term uint64)            { return r.state.Applied() }
-func (r *replica) PromotedHas(d storage.Dot) bool           { return r.state.PromotedHas(d) }
 func (r *replica) Promoted() *storage.DotSet                { return r.state.Promoted() }
 func (r *replica) Forfeited(n partition.NodeID) bool        { return r.state.Forfeited(n) }
 func (r *replica) Fate(d storage.Dot) (storage.Fate, error) { return r.state.Fate(d) }

@@ -16,7 +16,7 @@ func (pl *place) store(writes []storage.TentativeWrite) (s status, fresh []stora
 	r := pl.x.cfg.Replica(pl.partition)
 	var newest hlc.Timestamp
 	forfeited := 0
-	fresh = writes[:0]
+	keep := writes[:0]
 	for _, w := range writes {
 		newest = max(newest, w.Timestamp)
 		switch {
@@ -24,22 +24,23 @@ func (pl *place) store(writes []storage.TentativeWrite) (s status, fresh []stora
 		case r != nil && r.PromotedHas(w.Dot):
 		case r != nil && r.Forfeited(w.Dot.Node):
 			forfeited++
-		case pl.log.Holds(w.Dot):
 		default:
-			w.Hint = r == nil
-			fresh = append(fresh, w)
+			if w.Hint = r == nil; !pl.log.Holds(w.Dot) {
+				fresh = append(fresh, w)
+			}
+			keep = append(keep, w) // to be compared, if it is held
 		}
 	}
 	// What this node accepts from now on is above what it has received, as far
 	// as the clock's bound allows.
 	pl.x.cfg.Clock.Observe(newest)
-	if len(fresh) == 0 {
+	if len(keep) == 0 {
 		if forfeited == len(writes) {
 			return statusForfeited, nil
 		}
 		return statusDone, nil
 	}
-	if err := pl.keep(fresh); err != nil {
+	if err := pl.keep(keep); err != nil {
 		return statusOf(err), nil
 	}
 	return statusDone, fresh
