@@ -56,7 +56,7 @@ func TestAPowerCutLeavesValuesAndLedgerAsOne(t *testing.T) {
 	for seed := range int64(4) {
 		cuts := newPowerCuts(seed)
 		random := rand.New(rand.NewPCG(uint64(seed), 5))
-		log := randomLog(t, random, 200)
+		log := randomLog(t, random, 100)
 		s := openState(t, cuts)
 		r := replicaOf(t, s, stateReplica)
 		r.limits = small

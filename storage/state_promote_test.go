@@ -8,10 +8,12 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/storage/hlc"
@@ -493,6 +495,31 @@ func TestDurableIsWhatASyncHasReached(t *testing.T) {
 		t.Errorf("durable %d after an install of 4", beside.Durable())
 	}
 	ok(t, after.Close())
+	ok(t, s.Close())
+}
+
+// What is applied while a sync is under way is not what it makes durable.
+func TestASyncDoesNotReachWhatCameMeanwhile(t *testing.T) {
+	var during atomic.Pointer[func()]
+	mem := vfs.NewCrashableMem()
+	s := openState(t, errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData {
+			if run := during.Swap(nil); run != nil {
+				(*run)()
+			}
+		}
+		return nil
+	})))
+	r := replicaOf(t, s, stateReplica)
+	take(t, r, logged(t, 1, put("k", "1")))
+	var failed error
+	run := func() { _, failed = r.Apply([]ApplyEntry{logged(t, 2, put("k", "2"))}) }
+	during.Store(&run)
+	ok(t, s.Sync())
+	ok(t, failed)
+	if at, _ := r.Applied(); at != 2 || r.Durable() != 1 {
+		t.Errorf("applied %d, durable %d", at, r.Durable())
+	}
 	ok(t, s.Close())
 }
 
