@@ -93,7 +93,7 @@ func ledgerSeeds() [][2][]byte {
 	h := ledgerHead{floor: 3, nextPage: 2, fates: 4}
 	c := Conflict{Key: []byte("a\x00b"), Value: []byte("v"), Losing: Version{0, 5, "n1-aaaa"}, Winning: Version{9, 6, "n2-bbbb"}, Time: 8, Cause: CauseOlder, Base: 2}
 	return [][2][]byte{
-		{{kindLedger}, h.append(nil)},
+		{{kindLedger}, h.encode()},
 		{appendDotKey([]byte{kindPromoted}, d), {ledgerFormat, 5, 0, 0, 0, 0, 0, 0, 0}},
 		{append([]byte{kindForfeited}, d.Node...), encodeForfeited(6)},
 		{fateKey(d), encodeFate(Fate{FateCommitted, Version{6, 4, d.Node}, 6})},
@@ -120,7 +120,7 @@ func FuzzLedgerRecord(f *testing.F) {
 		case kindLedger:
 			h, err := decodeLedgerHead(record)
 			ok(t, err)
-			again = h.append(nil)
+			again = h.encode()
 		case kindPromoted:
 			run, err := decodePromotedRun(rest, record, nil)
 			ok(t, err)

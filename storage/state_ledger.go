@@ -67,8 +67,8 @@ func (h *ledgerHead) fields() [9]*uint64 {
 	}
 }
 
-func (h *ledgerHead) append(dst []byte) []byte {
-	dst = append(dst, ledgerFormat)
+func (h *ledgerHead) encode() []byte {
+	dst := append(make([]byte, 0, ledgerHeadLen), ledgerFormat)
 	for _, f := range h.fields() {
 		dst = binary.LittleEndian.AppendUint64(dst, *f)
 	}
@@ -197,7 +197,7 @@ func (r *ReplicaState) finishLedger() error {
 			return err
 		}
 	}
-	return r.setRecord([]byte{kindLedger}, c.ledgerHead.append(nil))
+	return r.setRecord([]byte{kindLedger}, c.ledgerHead.encode())
 }
 
 // publishLedger shows readers how far the batch, which is in the database, has

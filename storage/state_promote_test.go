@@ -565,11 +565,11 @@ func TestADamagedLedgerIsNotOpened(t *testing.T) {
 		"a short head":      func() ([]byte, []byte) { return []byte{kindLedger}, []byte{ledgerFormat, 1} },
 		"a newer head": func() ([]byte, []byte) {
 			h := ledgerHead{}
-			return []byte{kindLedger}, append([]byte{2}, h.append(nil)[1:]...)
+			return []byte{kindLedger}, append([]byte{2}, h.encode()[1:]...)
 		},
 		"a head out of order": func() ([]byte, []byte) {
 			h := ledgerHead{firstPage: 2, nextPage: 1}
-			return []byte{kindLedger}, h.append(nil)
+			return []byte{kindLedger}, h.encode()
 		},
 		"a forfeit of nothing": func() ([]byte, []byte) { return []byte{kindForfeited, 'n'}, nil },
 	} {
