@@ -11,6 +11,12 @@ import (
 	"github.com/capstan-kv/capstan/storage"
 )
 
+func (g *group) entries() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.log)
+}
+
 // promotions counts how often each dot stands in the log.
 func (g *group) promotions() map[storage.Dot]int {
 	g.mu.Lock()
@@ -47,7 +53,7 @@ func TestConvergenceAfterALongCut(t *testing.T) {
 		}
 		w.caughtUp()
 		g := w.groups[0]
-		if entries := len(g.log); entries > 60 {
+		if entries := g.entries(); entries > 60 {
 			t.Errorf("%d writes made %d entries", 4*each, entries)
 		}
 		if n := len(g.promotions()); n != 4*each {
@@ -128,9 +134,9 @@ func TestTheLeaderPromotesOnce(t *testing.T) {
 			}
 		}
 		// Handed in later it is answered from the record.
-		before := len(w.groups[0].log)
+		before := w.groups[0].entries()
 		a := w.node("n1").x.known(0).lead.promote(context.Background(), writes[:10])
-		if a.status != statusDone || a.fates[9] != storage.FateCommitted || a.index != w.fate(0, writes[9].Dot).Index || len(w.groups[0].log) != before {
+		if a.status != statusDone || a.fates[9] != storage.FateCommitted || a.index != w.fate(0, writes[9].Dot).Index || w.groups[0].entries() != before {
 			t.Errorf("%+v", a)
 		}
 	})
@@ -165,14 +171,14 @@ func TestTheLeaderGathersAndIsBounded(t *testing.T) {
 			answers = append(answers, handIn(1, 10))
 		}
 		time.Sleep(50 * time.Millisecond)
-		if entries := len(w.groups[0].log); entries != 1 {
+		if entries := w.groups[0].entries(); entries != 1 {
 			t.Errorf("%d entries while the first is under way", entries)
 		}
 		for range maxProposeBytes/(3<<20) + 1 {
 			answers = append(answers, handIn(1, 3<<20))
 		}
 		if a := <-handIn(1, 10); a.status != statusBusy {
-			t.Errorf("with %d bytes waiting the next write is told %v", l.bytes, a.status)
+			t.Errorf("with too much waiting the next write is told %v", a.status)
 		}
 		n.replicas[0].freeze(false)
 		for i, answer := range answers {
@@ -180,9 +186,12 @@ func TestTheLeaderGathersAndIsBounded(t *testing.T) {
 				t.Errorf("hand-in %d: %v", i, a.status)
 			}
 		}
+		time.Sleep(time.Millisecond)
+		l.mu.Lock()
 		if l.bytes != 0 || len(l.at) != 0 || l.underWay != 0 {
 			t.Errorf("%d bytes, %d writes and %d proposals left", l.bytes, len(l.at), l.underWay)
 		}
+		l.mu.Unlock()
 		if a := <-handIn(1, 10); a.status != statusDone {
 			t.Errorf("afterwards: %v", a.status)
 		}

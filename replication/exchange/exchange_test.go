@@ -512,13 +512,13 @@ func TestRestartAndACopyOfTheOldDisk(t *testing.T) {
 		if got := w.node("n1").value(0, "k"); got != "v2" {
 			t.Errorf("k is %q", got)
 		}
-		entries := len(w.groups[0].log)
+		entries := w.groups[0].entries()
 		// The copy hands in what it holds, and that is told to be decided.
 		w.shut(n)
 		n = w.start("n4", copied, storage.TentativeLimits{})
 		w.quiet(10 * time.Second)
-		if n.tentative(0).Holds(a.Dot) || len(w.groups[0].log) != entries {
-			t.Errorf("a write was promoted twice: %d entries, then %d", entries, len(w.groups[0].log))
+		if n.tentative(0).Holds(a.Dot) || w.groups[0].entries() != entries {
+			t.Errorf("a write was promoted twice: %d entries, then %d", entries, w.groups[0].entries())
 		}
 		c := n.mustAccept("k", "v3", 1)
 		if c.Dot == b.Dot {
