@@ -42,6 +42,13 @@
 //
 // [Blob] is the whole state of a small group, written as one record.
 //
+// # Eventual reads
+//
+// [Local] is what a node answers them from: its replica's state, if it has one,
+// and its tentative log. A node that has no replica, or asks several, merges
+// answers with [MergeReads] and [MergePages]. All of them decide by [Winner],
+// so that reading and promoting can not disagree.
+//
 // # Failure
 //
 // All encodings carry a version and are decoded strictly: what this code does

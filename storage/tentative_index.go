@@ -143,11 +143,12 @@ func (k *tentativeKeyed) remove(i *tentativeItem) {
 // candidates are those of the key's writes that may win under some committed
 // state, the winner over the others first. What a linearizable write or the
 // floor rules out is every base below an index; so of two writes the lower one
-// matters only if its base is the higher.
-func (k *tentativeKeyed) candidates(key []byte) []Tentative {
+// matters only if its base is the higher. What known has decided is left out.
+func (k *tentativeKeyed) candidates(key []byte, known *ledger) []Tentative {
 	var found []Tentative
 	for at := len(k.items) - 1; at >= 0; at-- {
-		if i := k.items[at]; len(found) == 0 || i.base > found[len(found)-1].Base {
+		i := k.items[at]
+		if (len(found) == 0 || i.base > found[len(found)-1].Base) && !known.decided(i.dot) {
 			found = append(found, i.tentative(key))
 			if i.base == k.topBase {
 				break

@@ -48,11 +48,15 @@ type TentativeLimit struct {
 //
 // They are asked for before the state is read, see [TentativeLog]. As a rule
 // there is one, found at once.
-func (t *TentativeLog) Candidates(key []byte) []Tentative {
+func (t *TentativeLog) Candidates(key []byte) []Tentative { return t.undecided(key, nil) }
+
+// undecided is Candidates without those that a ledger knows to be decided. They
+// do not stand in the way of others: one that is lost never beats any.
+func (t *TentativeLog) undecided(key []byte, known *ledger) []Tentative {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	if k := t.index.keyed[string(key)]; k != nil {
-		return k.candidates(key)
+		return k.candidates(key, known)
 	}
 	return nil
 }
@@ -72,6 +76,12 @@ func (t *TentativeLog) Newest(key []byte) hlc.Timestamp {
 // any write is held, at most limit. A nil end is no end. A scan of several pages
 // reads each page here first and then the applied state of the same range.
 func (t *TentativeLog) Scan(start, end []byte, limit int) []TentativeKey {
+	return t.undecidedKeys(start, end, limit, nil)
+}
+
+// undecidedKeys is Scan without those writes that a ledger knows to be decided;
+// a key may have no candidates then.
+func (t *TentativeLog) undecidedKeys(start, end []byte, limit int, known *ledger) []TentativeKey {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	var found []TentativeKey
@@ -80,7 +90,7 @@ func (t *TentativeLog) Scan(start, end []byte, limit int) []TentativeKey {
 			break
 		}
 		key := []byte(k.key)
-		found = append(found, TentativeKey{Key: key, Candidates: k.candidates(key)})
+		found = append(found, TentativeKey{Key: key, Candidates: k.candidates(key, known)})
 	}
 	return found
 }
