@@ -307,6 +307,9 @@ func (r *ReplicaState) PromotedHas(d Dot) bool { return r.Promoted().Has(d) }
 // tombstone for a key that never was.
 func (r *ReplicaState) Floor() uint64 { return r.floor.Load() }
 
+// Forfeits counts the nodes whose writes are forfeited. It only grows.
+func (r *ReplicaState) Forfeits() int { return len(r.ledger.Load().forfeited) }
+
 // Forfeited reports whether node's unpromoted writes are lost for ever.
 func (r *ReplicaState) Forfeited(node partition.NodeID) bool {
 	_, forfeited := r.ledger.Load().forfeited[node]
