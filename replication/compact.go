@@ -45,14 +45,24 @@ func (g *Group) compact(ctx context.Context) {
 		if g.fsm.bytes.Load() < snapshotBytes {
 			continue
 		}
-		c := g.raft.ReloadableConfig()
-		c.TrailingLogs = trailingEntries(g.fsm.bytes.Load(), g.fsm.entries.Load())
-		err := g.raft.ReloadConfig(c)
-		if err == nil {
-			err = g.raft.Snapshot().Error()
-		}
-		if err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) && !errors.Is(err, raft.ErrRaftShutdown) {
+		if err := g.CutLog(trailingEntries(g.fsm.bytes.Load(), g.fsm.entries.Load())); err != nil {
 			g.host.emit(SnapshotFailed{Replica: g.replica, Err: err})
 		}
 	}
+}
+
+// CutLog makes the state durable and cuts the log behind it, so that trailing
+// entries are left. It is done by itself often enough; tests do it to have a
+// snapshot sent.
+func (g *Group) CutLog(trailing uint64) error {
+	c := g.raft.ReloadableConfig()
+	c.TrailingLogs = trailing
+	err := g.raft.ReloadConfig(c)
+	if err == nil {
+		err = g.raft.Snapshot().Error()
+	}
+	if errors.Is(err, raft.ErrNothingNewToSnapshot) || errors.Is(err, raft.ErrRaftShutdown) {
+		return nil
+	}
+	return err
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
 	"github.com/capstan-kv/capstan/storage"
+	"github.com/capstan-kv/capstan/storage/fault"
 )
 
 const (
@@ -135,7 +136,7 @@ func (l *lead) enqueue(r Replica, writes []storage.TentativeWrite, a *handInAnsw
 		switch at, ok := l.at[w.Dot]; {
 		case ok:
 			places[i] = at
-		case decidedBy(r, w.Dot):
+		case decidedBy(r, w.Dot) && !fault.On(fault.PromoteTwice):
 			f, index := fateOf(r, w.Dot)
 			a.fates[i], a.index = f, max(a.index, index)
 		case w.Base > applied:
