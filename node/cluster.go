@@ -42,10 +42,10 @@ func (c clusterService) GetStatus(ctx context.Context, _ *capstanv1.GetStatusReq
 		})
 	}
 	slices.SortFunc(resp.Nodes, byNameThenID)
-	lead := leaders(statuses)
+	lead, undecided := leaders(statuses), backlog(statuses)
 	for p, part := range ring.Partitions {
 		id := partition.ID(p)
-		out := &capstanv1.Partition{Id: uint32(p), Term: lead[id].term, CommitIndex: lead[id].commit}
+		out := &capstanv1.Partition{Id: uint32(p), Term: lead[id].term, CommitIndex: lead[id].commit, TentativeBacklog: undecided[id]}
 		if leader := lead[id].node; leader != "" {
 			out.Leader = nameOf(ring, leader)
 		}
@@ -210,6 +210,11 @@ func (n *Node) ownStatus() nodeStatus {
 			Partition: here.partition, Leads: here.group.Leads(), Leader: s.Leader.Node,
 			Term: s.Term, Commit: s.Commit, Applied: s.Applied,
 		})
+	}
+	for p, held := range n.exchange.Backlog() {
+		if held.Count > 0 {
+			status.Tentative = append(status.Tentative, tentativeStatus{p, held.Count})
+		}
 	}
 	return status
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/capstan-kv/capstan/partition"
 )
 
 // Config is all that a node needs to know before it starts. The zero value of
@@ -70,6 +72,10 @@ type Config struct {
 	// Elapsed is the clock on which the age of data is measured for reads of
 	// bounded staleness; see replication.HostConfig. Default: the machine's own.
 	Elapsed func() time.Duration
+
+	// beforeApply is called before entries of a partition are applied: tests
+	// hold them up there.
+	beforeApply func(partition.ID)
 }
 
 // Network is how a node reaches others and is reached.

@@ -13,6 +13,7 @@ import (
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
+	"github.com/capstan-kv/capstan/replication/session"
 	"github.com/capstan-kv/capstan/storage"
 )
 
@@ -29,41 +30,63 @@ func (r *router) open(ctx context.Context, p partition.ID, part scanPart) (pages
 	return route(ctx, r, p, call[pages]{
 		eventually: readEventually,
 		here:       func(ctx context.Context, here *replica) (pages, error) { return here.openPages(ctx, part) },
-		frame: func() ([]byte, error) {
-			request, err := proto.Marshal(&capstanv1.ScanRequest{
-				Start: part.start, End: part.end, KeysOnly: part.keysOnly, Limit: part.limit,
-			})
-			frame := binary.BigEndian.AppendUint32([]byte{byte(hopScanOpen)}, uint32(p))
-			return append(frame, request...), err
-		},
+		frame:      func() ([]byte, error) { return part.frame(p) },
 		decode: func(from partition.NodeID, answer []byte) (pages, error) {
-			first, err := decodePage(answer)
-			if err != nil {
-				return nil, fmt.Errorf("answer of %s: %w", from, err)
-			}
-			return &remotePages{peers: r.peers, node: from, cursor: first.cursor, page: first.entries}, nil
+			return r.openRemote(p, from, answer)
 		},
 	})
 }
 
-// localPages reads a view of the replica here.
-type localPages struct {
-	view *storage.ReplicaView
-	part scanPart
-	left uint32 // entries still wanted; meaningful only with a limit
-	done bool
+func (p scanPart) frame(of partition.ID) ([]byte, error) {
+	return proto.MarshalOptions{}.MarshalAppend(binary.BigEndian.AppendUint32([]byte{byte(hopScanOpen)}, uint32(of)), p.request())
 }
 
+// openRemote takes up the first page of a scan at another node.
+func (r *router) openRemote(p partition.ID, from partition.NodeID, answer []byte) (*remotePages, error) {
+	first, err := decodePage(answer)
+	if err != nil {
+		return nil, fmt.Errorf("answer of %s: %w", from, err)
+	}
+	m := &remotePages{router: r, partition: p, node: from, shown: sight{session: new(session.Token), bounded: true}}
+	if err := m.take(first); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// localPages reads a view of the replica here.
+type localPages struct {
+	view  *storage.ReplicaView
+	part  scanPart
+	left  uint32 // entries still wanted; meaningful only with a limit
+	done  bool
+	shown sight
+}
+
+// openPages begins a scan of the partition here, as fresh as it asks for.
 func (h *replica) openPages(ctx context.Context, part scanPart) (pages, error) {
-	if err := h.fresh(ctx); err != nil {
+	past, err := h.sessions.past(part.token)
+	if err != nil {
+		return nil, err
+	}
+	if part.level == capstanv1.Consistency_CONSISTENCY_EVENTUAL {
+		return h.openNear(ctx, part, wanted(h.partition, past))
+	}
+	staleness, err := h.current(ctx, part.committedRead, past)
+	if err != nil {
 		return nil, err
 	}
 	view, err := h.state.View()
 	if err != nil {
 		return nil, fmt.Errorf("scan partition %d: %w", h.partition, err)
 	}
-	return &localPages{view: view, part: part, left: part.limit}, nil
+	seen := new(session.Token)
+	applied, _ := view.Applied()
+	seen.Saw(h.partition, applied)
+	return &localPages{view: view, part: part, left: part.limit, shown: sight{session: seen, staleness: staleness, bounded: true}}, nil
 }
+
+func (l *localPages) sight() sight { return l.shown }
 
 func (l *localPages) next(context.Context) ([]*capstanv1.Entry, error) {
 	for !l.done {
@@ -93,20 +116,25 @@ func (l *localPages) next(context.Context) ([]*capstanv1.Entry, error) {
 	return nil, nil
 }
 
+// ended reports whether the last page was given.
+func (l *localPages) ended() bool { return l.done }
+
 func (l *localPages) close() { _ = l.view.Close() }
 
 // remotePages reads a view that another node keeps under a cursor; cursor 0
 // means that the page at hand is the last.
 type remotePages struct {
-	peers  hopper
-	node   partition.NodeID
-	cursor uint64
-	page   []*capstanv1.Entry
+	router    *router
+	partition partition.ID
+	node      partition.NodeID
+	cursor    uint64
+	page      []*capstanv1.Entry
+	shown     sight
 }
 
 func (m *remotePages) next(ctx context.Context) ([]*capstanv1.Entry, error) {
 	if len(m.page) == 0 && m.cursor != 0 {
-		answer, err := m.peers.hop(ctx, m.node, nextFrame(m.cursor, false))
+		answer, err := m.router.peers.hop(ctx, m.node, nextFrame(m.cursor, false))
 		if err != nil {
 			return nil, err
 		}
@@ -114,12 +142,36 @@ func (m *remotePages) next(ctx context.Context) ([]*capstanv1.Entry, error) {
 		if err != nil {
 			return nil, fmt.Errorf("answer of %s: %w", m.node, err)
 		}
-		m.cursor, m.page = got.cursor, got.entries
+		if err := m.take(got); err != nil {
+			return nil, err
+		}
 	}
 	page := m.page
 	m.page = nil
 	return page, nil
 }
+
+// take takes up a page that came.
+func (m *remotePages) take(got page) error {
+	m.cursor, m.page = got.cursor, got.entries
+	if got.end == nil {
+		return nil // the goodbye to a cursor, or a page after the last
+	}
+	seen, err := m.router.sessions.past(got.end.GetSession())
+	if err != nil {
+		return fmt.Errorf("answer of %s: %w", m.node, err)
+	}
+	if m.router.exchange != nil {
+		m.router.exchange.Hear(m.partition, seen.Index(m.partition))
+	}
+	staleness := got.end.GetFreshness().GetStaleness()
+	m.shown.add(sight{
+		session: seen, staleness: staleness.AsDuration(), bounded: staleness != nil, tentative: got.end.GetFreshness().GetTentative(),
+	})
+	return nil
+}
+
+func (m *remotePages) sight() sight { return m.shown }
 
 // closeWait bounds the farewell to a cursor that is given up early; the other
 // node lets go of it by itself if it is not told.
@@ -131,7 +183,7 @@ func (m *remotePages) close() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeWait)
 	defer cancel()
-	_, _ = m.peers.hop(ctx, m.node, nextFrame(m.cursor, true))
+	_, _ = m.router.peers.hop(ctx, m.node, nextFrame(m.cursor, true))
 }
 
 func nextFrame(cursor uint64, stop bool) []byte {
@@ -143,15 +195,17 @@ func nextFrame(cursor uint64, stop bool) []byte {
 }
 
 // page is a page of entries as it travels between nodes: the cursor for the
-// next one, 0 if there is none, and the entries as a ScanResponse.
+// next one, 0 if there is none, and the entries and what was shown so far as a
+// ScanResponse.
 type page struct {
 	cursor  uint64
 	entries []*capstanv1.Entry
+	end     *capstanv1.ScanEnd
 }
 
 func encodePage(p page) ([]byte, error) {
 	frame := binary.BigEndian.AppendUint64(nil, p.cursor)
-	return proto.MarshalOptions{}.MarshalAppend(frame, &capstanv1.ScanResponse{Entries: p.entries})
+	return proto.MarshalOptions{}.MarshalAppend(frame, &capstanv1.ScanResponse{Entries: p.entries, End: p.end})
 }
 
 func decodePage(data []byte) (page, error) {
@@ -162,12 +216,15 @@ func decodePage(data []byte) (page, error) {
 	if err := proto.Unmarshal(data[8:], &resp); err != nil {
 		return page{}, fmt.Errorf("page of a scan: %w", err)
 	}
-	return page{cursor: binary.BigEndian.Uint64(data), entries: resp.GetEntries()}, nil
+	return page{cursor: binary.BigEndian.Uint64(data), entries: resp.GetEntries(), end: resp.GetEnd()}, nil
 }
 
 // cursors are the views that this node keeps open for scans merged elsewhere.
 // Safe for concurrent use.
 type cursors struct {
+	// token writes down what a scan has shown.
+	token func(*session.Token) (string, error)
+
 	mu     sync.Mutex
 	last   uint64
 	open   map[uint64]*cursor
@@ -222,16 +279,23 @@ func (c *cursors) next(ctx context.Context, id uint64) (page, error) {
 	}
 	cur.expiry.Stop()
 	entries, err := cur.pages.next(ctx)
-	if err != nil || len(entries) == 0 {
+	if err != nil {
 		c.forget(id, cur)
 		return page{}, err
 	}
-	if local, ok := cur.pages.(*localPages); ok && local.done {
+	shown := cur.pages.sight()
+	got := page{entries: entries, end: &capstanv1.ScanEnd{Freshness: shown.freshness("")}}
+	if got.end.Session, err = c.token(shown.session); err != nil {
+		c.forget(id, cur)
+		return page{}, err
+	}
+	if last, ok := cur.pages.(interface{ ended() bool }); len(entries) == 0 || ok && last.ended() {
 		c.forget(id, cur) // most scans need no second trip, and keep no view
-		return page{entries: entries}, nil
+		return got, nil
 	}
 	cur.expiry.Reset(cursorIdle)
-	return page{cursor: id, entries: entries}, nil
+	got.cursor = id
+	return got, nil
 }
 
 // drop lets go of a cursor, after a page that is being read.

@@ -6,7 +6,9 @@ import (
 
 	"github.com/capstan-kv/capstan/node/formation"
 	"github.com/capstan-kv/capstan/node/membership"
+	"github.com/capstan-kv/capstan/node/reports"
 	"github.com/capstan-kv/capstan/replication"
+	"github.com/capstan-kv/capstan/replication/exchange"
 	"github.com/capstan-kv/capstan/replication/transport"
 	"github.com/capstan-kv/capstan/storage"
 )
@@ -96,6 +98,33 @@ func (j journal) state(e storage.Event) {
 		j.log.Info("writes go on", "database", e.Database)
 	case storage.EventFatal:
 		j.log.Error("database failed", "database", e.Database, "err", e.Err)
+	}
+}
+
+func (j journal) exchange(e exchange.Event) {
+	switch e := e.(type) {
+	case exchange.HandInFailed:
+		j.log.Debug("tentative writes not handed in, will be tried again", "partition", e.Partition, "leader", e.Leader, "writes", e.Writes, "err", e.Err)
+	case exchange.Sent:
+		j.log.Debug("tentative writes given", "partition", e.Partition, "to", e.To, "writes", e.Writes)
+	case exchange.Received:
+		j.log.Debug("tentative writes received", "partition", e.Partition, "from", e.From, "writes", e.Writes)
+	case exchange.LogFailed:
+		j.log.Error("tentative log failed", "partition", e.Partition, "err", e.Err)
+	}
+}
+
+func (j journal) reports(e reports.Event) {
+	switch e := e.(type) {
+	case reports.FloorRaised:
+		j.log.Debug("floor raised", "partition", e.Partition, "floor", e.Floor)
+	case reports.Forfeited:
+		j.log.Warn("a removed node's unpromoted writes are lost", "partition", e.Partition, "node", e.Node)
+	case reports.Failed:
+		j.log.Debug("floor or forfeit not proposed, will be tried again", "partition", e.Partition, "err", e.Err)
+	case reports.HeldBack:
+		j.log.Warn("a node holds back the dropping of tombstones; if it is gone for good, remove it",
+			"node", e.Node, "partitions", e.Partitions, "since", e.Since)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/capstan-kv/capstan/node/metrics"
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
+	"github.com/capstan-kv/capstan/storage"
 )
 
 // trouble counts what a database told of, since the node was opened.
@@ -17,8 +18,20 @@ func (n *Node) figures() metrics.Snapshot {
 	out := metrics.Snapshot{Node: string(n.id), Version: Version(), CutPeers: len(n.cutFrom()), CutFor: n.cutFor()}
 	for _, here := range n.replicas.all() {
 		out.Partitions = append(out.Partitions, metrics.Partition{
-			ID: strconv.FormatUint(uint64(here.partition), 10), Group: groupFigures(here.group),
+			ID: partitionLabel(here.partition), Group: groupFigures(here.group), Conflicts: conflictFigures(here.state),
 		})
+	}
+	now := n.config.Now()
+	for p, held := range n.exchange.Backlog() {
+		figures := metrics.Tentative{ID: partitionLabel(p), Backlog: held.Count, Hints: held.Hints}
+		if held.Count > 0 {
+			figures.OldestSeconds = max(now.Sub(held.OldestTimestamp.Time()).Seconds(), 0)
+		}
+		out.Tentative = append(out.Tentative, figures)
+	}
+	use := n.log.TentativeUse()
+	out.Store = metrics.TentativeStore{
+		DiskBytes: use.DiskBytes, DiskLimit: use.Limits.DiskBytes, MemoryBytes: use.MemoryBytes, MemoryLimit: use.Limits.MemoryBytes,
 	}
 	select {
 	case <-n.controlUp:
@@ -66,4 +79,14 @@ func groupFigures(g *replication.Group) metrics.Group {
 	}
 }
 
+func partitionLabel(p partition.ID) string { return strconv.FormatUint(uint64(p), 10) }
+
 func partitionID(p int) partition.ID { return partition.ID(p) }
+
+func conflictFigures(state *storage.ReplicaState) metrics.Conflicts {
+	totals := state.ConflictTotals()
+	listed, dropped := state.ConflictCounts()
+	return metrics.Conflicts{
+		Listed: listed, Dropped: dropped, StaleBase: totals.StaleBase, Older: totals.Older, Floor: state.Floor(),
+	}
+}

@@ -24,6 +24,10 @@ const (
 	hopScanOpen
 	hopScanNext
 	hopTransfer
+	hopBlind     // an eventual write
+	hopNear      // an eventual read
+	hopFate      // what became of an eventual write
+	hopConflicts // a page of conflicts
 )
 
 // A forwarded operation travels as one byte of kind and the public request

@@ -12,7 +12,6 @@ import (
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
 	"github.com/capstan-kv/capstan/replication/transport"
-	"github.com/capstan-kv/capstan/storage/hlc"
 )
 
 // transportHopper carries operations to other nodes over the transport.
@@ -70,9 +69,9 @@ func notDelivered(err error) bool {
 // not at all.
 type hopServer struct {
 	local   localReplicas
-	clock   *hlc.Clock
 	cursors *cursors
 	count   func() int // partitions; 0 before they are known
+	router  *router    // accepts eventual writes at this node
 }
 
 func (s *hopServer) handle(ctx context.Context, _ partition.NodeID, frame []byte) ([]byte, error) {
@@ -97,6 +96,14 @@ func (s *hopServer) answer(ctx context.Context, frame []byte) ([]byte, error) {
 			return s.scanNext(ctx, frame[1:])
 		case hopTransfer:
 			return s.transfer(ctx, frame[1:])
+		case hopBlind:
+			return s.blind(ctx, frame[1:])
+		case hopNear:
+			return s.near(ctx, frame[1:])
+		case hopFate:
+			return s.fate(frame[1:])
+		case hopConflicts:
+			return s.conflicts(frame[1:])
 		}
 	}
 	kind, request, err := decodeHop(frame)
@@ -112,9 +119,9 @@ func (s *hopServer) answer(ctx context.Context, frame []byte) ([]byte, error) {
 	case *capstanv1.GetRequest:
 		resp, err = here.get(ctx, req)
 	case *capstanv1.PutRequest:
-		resp, err = here.put(ctx, req, s.clock)
+		resp, err = here.put(ctx, req)
 	case *capstanv1.DeleteRequest:
-		resp, err = here.delete(ctx, req, s.clock)
+		resp, err = here.delete(ctx, req)
 	default:
 		return nil, badHop(fmt.Errorf("kind %d", kind))
 	}
@@ -155,9 +162,7 @@ func (s *hopServer) scanOpen(ctx context.Context, body []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	source, err := here.openPages(ctx, scanPart{
-		start: req.GetStart(), end: req.GetEnd(), keysOnly: req.GetKeysOnly(), limit: req.GetLimit(),
-	})
+	source, err := here.openPages(ctx, partOf(&req))
 	if err != nil {
 		return nil, err
 	}

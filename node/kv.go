@@ -3,20 +3,21 @@ package node
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"github.com/capstan-kv/capstan/api"
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
 	"github.com/capstan-kv/capstan/replication"
+	"github.com/capstan-kv/capstan/replication/session"
 	"github.com/capstan-kv/capstan/storage"
 	"github.com/capstan-kv/capstan/storage/hlc"
 )
 
 // Get answers api.KV.
 func (r *router) Get(ctx context.Context, req *capstanv1.GetRequest) (*capstanv1.GetResponse, error) {
-	if err := onlyLinearizable(req.GetConsistency(), req.GetSession()); err != nil {
-		return nil, err
+	if req.GetConsistency() == capstanv1.Consistency_CONSISTENCY_EVENTUAL {
+		return r.getEventual(ctx, req)
 	}
 	return onKey(ctx, r, hopGet, req.GetKey(), req, new(capstanv1.GetResponse),
 		func(ctx context.Context, here *replica) (*capstanv1.GetResponse, error) { return here.get(ctx, req) })
@@ -24,71 +25,80 @@ func (r *router) Get(ctx context.Context, req *capstanv1.GetRequest) (*capstanv1
 
 // Put answers api.KV.
 func (r *router) Put(ctx context.Context, req *capstanv1.PutRequest) (*capstanv1.PutResponse, error) {
-	if err := onlyLinearizable(req.GetConsistency(), req.GetSession()); err != nil {
-		return nil, err
+	if req.GetConsistency() == capstanv1.Consistency_CONSISTENCY_EVENTUAL {
+		return r.putEventual(ctx, req)
 	}
 	return onKey(ctx, r, hopPut, req.GetKey(), req, new(capstanv1.PutResponse),
-		func(ctx context.Context, here *replica) (*capstanv1.PutResponse, error) {
-			return here.put(ctx, req, r.clock)
-		})
+		func(ctx context.Context, here *replica) (*capstanv1.PutResponse, error) { return here.put(ctx, req) })
 }
 
 // Delete answers api.KV.
 func (r *router) Delete(ctx context.Context, req *capstanv1.DeleteRequest) (*capstanv1.DeleteResponse, error) {
-	if err := onlyLinearizable(req.GetConsistency(), req.GetSession()); err != nil {
-		return nil, err
+	if req.GetConsistency() == capstanv1.Consistency_CONSISTENCY_EVENTUAL {
+		return r.deleteEventual(ctx, req)
 	}
 	return onKey(ctx, r, hopDelete, req.GetKey(), req, new(capstanv1.DeleteResponse),
 		func(ctx context.Context, here *replica) (*capstanv1.DeleteResponse, error) {
-			return here.delete(ctx, req, r.clock)
+			return here.delete(ctx, req)
 		})
 }
 
-// AwaitWrite and ListConflicts belong to eventual writes.
-func (r *router) AwaitWrite(context.Context, *capstanv1.AwaitWriteRequest) (*capstanv1.AwaitWriteResponse, error) {
-	return nil, api.ErrUnimplemented("receipts")
-}
-
-// ListConflicts: see AwaitWrite.
-func (r *router) ListConflicts(context.Context, *capstanv1.ListConflictsRequest, func(*capstanv1.ListConflictsResponse) error) error {
-	return api.ErrUnimplemented("conflicts")
-}
-
-// MergeSessions belongs to session tokens, which this release does not give.
-func (r *router) MergeSessions(context.Context, []string) (string, error) {
-	return "", api.ErrUnimplemented("a session token")
-}
-
-// onlyLinearizable refuses what this release does not serve yet, rather than
-// answer it at another level than was asked for.
-func onlyLinearizable(level capstanv1.Consistency, session string) error {
-	switch level {
-	case capstanv1.Consistency_CONSISTENCY_UNSPECIFIED, capstanv1.Consistency_CONSISTENCY_LINEARIZABLE:
-	default:
-		return api.ErrUnimplemented("a consistency level other than linearizable")
-	}
-	if session != "" {
-		return api.ErrUnimplemented("a session token")
-	}
-	return nil
-}
-
-// get reads linearizably from the replica here, whichever its role: the state
-// is read once it holds every write acknowledged before the read index was
-// asked for.
+// get reads committed state from the replica here, whichever its role: the
+// state is read once it holds every write acknowledged before the read index
+// was asked for, or, with a bound, before the bound began.
 func (h *replica) get(ctx context.Context, req *capstanv1.GetRequest) (*capstanv1.GetResponse, error) {
-	if err := h.fresh(ctx); err != nil {
+	past, err := h.sessions.past(req.GetSession())
+	if err != nil {
+		return nil, err
+	}
+	staleness, err := h.current(ctx, committedRead{req.GetConsistency(), req.GetMaxStaleness().AsDuration()}, past)
+	if err != nil {
 		return nil, err
 	}
 	value, found, err := h.state.Get(req.GetKey())
 	if err != nil {
 		return nil, fmt.Errorf("read partition %d: %w", h.partition, err)
 	}
-	resp := &capstanv1.GetResponse{Freshness: h.linearizable()}
+	resp := &capstanv1.GetResponse{Freshness: &capstanv1.Freshness{ServedBy: h.servedBy, Staleness: durationpb.New(staleness)}}
+	if found {
+		past.Saw(h.partition, value.Version.Index)
+		past.Observe(value.Version.Timestamp)
+	} else {
+		applied, _ := h.state.Applied()
+		past.Saw(h.partition, applied)
+	}
 	if found && !value.Tombstone {
 		resp.Found, resp.Value, resp.Version = true, value.Bytes, versionMessage(value.Version)
 	}
-	return resp, nil
+	resp.Session, err = h.sessions.token(past)
+	return resp, err
+}
+
+// committedRead is how fresh a read of committed state has to be.
+type committedRead struct {
+	level        capstanv1.Consistency
+	maxStaleness time.Duration
+}
+
+// current returns once the state here is as fresh as the read asks for, and
+// holds the session's past. The staleness is an upper bound; 0 means
+// linearizable.
+func (h *replica) current(ctx context.Context, read committedRead, past *session.Token) (staleness time.Duration, err error) {
+	if err := h.settle(ctx, past); err != nil {
+		return 0, err
+	}
+	if read.level != capstanv1.Consistency_CONSISTENCY_BOUNDED_STALENESS {
+		return 0, h.fresh(ctx)
+	}
+	if staleness, err = h.group.Bounded(ctx, read.maxStaleness); err != nil {
+		return 0, err
+	}
+	index := past.Index(h.partition)
+	if err := h.group.WaitApplied(ctx, index); err != nil {
+		applied, _ := h.state.Applied()
+		return 0, behind(h.partition, err, fmt.Sprintf("it has seen entry %d, %s has applied %d", index, h.servedBy, applied))
+	}
+	return staleness, nil
 }
 
 // fresh returns once the state here holds every write that was acknowledged
@@ -101,51 +111,73 @@ func (h *replica) fresh(ctx context.Context) error {
 	return h.group.WaitApplied(ctx, index)
 }
 
-func (h *replica) linearizable() *capstanv1.Freshness {
-	return &capstanv1.Freshness{ServedBy: h.servedBy, Staleness: &durationpb.Duration{}}
-}
-
-func (h *replica) put(ctx context.Context, req *capstanv1.PutRequest, clock *hlc.Clock) (*capstanv1.PutResponse, error) {
-	result, err := h.write(ctx, storage.Command{
+func (h *replica) put(ctx context.Context, req *capstanv1.PutRequest) (*capstanv1.PutResponse, error) {
+	result, token, err := h.write(ctx, storage.Command{
 		Kind: storage.CommandPut, Key: req.GetKey(), Value: req.GetValue(), Condition: condition(req.GetCondition()),
-	}, clock)
+	}, req.GetSession())
 	if err != nil {
 		return nil, err
 	}
-	return &capstanv1.PutResponse{Version: versionMessage(result.Version), ServedBy: h.servedBy}, nil
+	return &capstanv1.PutResponse{Version: versionMessage(result.Version), ServedBy: h.servedBy, Session: token}, nil
 }
 
-func (h *replica) delete(ctx context.Context, req *capstanv1.DeleteRequest, clock *hlc.Clock) (*capstanv1.DeleteResponse, error) {
-	result, err := h.write(ctx, storage.Command{
+func (h *replica) delete(ctx context.Context, req *capstanv1.DeleteRequest) (*capstanv1.DeleteResponse, error) {
+	result, token, err := h.write(ctx, storage.Command{
 		Kind: storage.CommandDelete, Key: req.GetKey(), Condition: condition(req.GetCondition()),
-	}, clock)
+	}, req.GetSession())
 	if err != nil {
 		return nil, err
 	}
-	return &capstanv1.DeleteResponse{Version: versionMessage(result.Version), Existed: &result.Existed, ServedBy: h.servedBy}, nil
+	return &capstanv1.DeleteResponse{
+		Version: versionMessage(result.Version), Existed: &result.Existed, ServedBy: h.servedBy, Session: token,
+	}, nil
 }
 
 // write proposes c at the replica here, which refuses where it does not lead.
-func (h *replica) write(ctx context.Context, c storage.Command, clock *hlc.Clock) (storage.CommandResult, error) {
-	c.Level, c.Timestamp, c.Node = storage.LevelLinearizable, clock.Now(), h.node
+func (h *replica) write(ctx context.Context, c storage.Command, token string) (storage.CommandResult, string, error) {
+	var none storage.CommandResult
+	past, err := h.sessions.past(token)
+	if err != nil {
+		return none, "", err
+	}
+	if err := h.settle(ctx, past); err != nil {
+		return none, "", err
+	}
+	c.Level, c.Timestamp, c.Node = storage.LevelLinearizable, h.clock.Now(), h.node
 	command, err := storage.AppendCommand(nil, c)
 	if err != nil {
-		return storage.CommandResult{}, &replication.Error{
+		return none, "", &replication.Error{
 			Reason: replication.BadOption, Outcome: replication.NotApplied, Message: "the write cannot be encoded", Err: err,
 		}
 	}
 	answer, err := h.group.Propose(ctx, command)
 	if err != nil {
-		return storage.CommandResult{}, err
+		return none, "", err
 	}
 	result, ok := answer.(storage.CommandResult)
 	if !ok {
-		return storage.CommandResult{}, fmt.Errorf("partition %d: apply answered with %T", h.partition, answer)
+		return none, "", fmt.Errorf("partition %d: apply answered with %T", h.partition, answer)
 	}
-	if result.ConditionFailed {
-		return storage.CommandResult{}, conditionFailed(result.Current)
+	if !result.ConditionFailed {
+		past.Saw(h.partition, result.Version.Index)
+		past.Observe(result.Version.Timestamp)
+		token, err = h.sessions.token(past)
+		return result, token, err
 	}
-	return result, nil
+	// What the key holds was seen, too.
+	if result.Current != nil {
+		past.Saw(h.partition, result.Current.Index)
+		past.Observe(result.Current.Timestamp)
+	} else {
+		applied, _ := h.state.Applied()
+		past.Saw(h.partition, applied)
+	}
+	failed := conditionFailed(result.Current)
+	failed.Session, err = h.sessions.token(past)
+	if err != nil {
+		failed.Session = ""
+	}
+	return none, "", failed
 }
 
 func conditionFailed(current *storage.Version) *replication.Error {

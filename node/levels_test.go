@@ -1,37 +1,374 @@
 package node
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
+	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/replication"
 )
 
-// What asks for another level than linearizable, or for a session, is refused
-// before anything is looked at: this router has no ring and no replica.
-func TestOtherLevelsAreRefused(t *testing.T) {
-	r := &router{}
-	ctx, k := t.Context(), []byte("k")
-	noEntry := func(*capstanv1.ScanResponse) error { t.Error("a refused scan gave something"); return nil }
-	for _, asked := range []struct {
-		level   capstanv1.Consistency
-		session string
-	}{
-		{capstanv1.Consistency_CONSISTENCY_EVENTUAL, ""},
-		{capstanv1.Consistency_CONSISTENCY_BOUNDED_STALENESS, ""},
-		{capstanv1.Consistency_CONSISTENCY_LINEARIZABLE, "token"},
-	} {
-		for method, err := range map[string]error{
-			"get":    second(r.Get(ctx, &capstanv1.GetRequest{Key: k, Consistency: asked.level, Session: asked.session})),
-			"put":    second(r.Put(ctx, &capstanv1.PutRequest{Key: k, Consistency: asked.level, Session: asked.session})),
-			"delete": second(r.Delete(ctx, &capstanv1.DeleteRequest{Key: k, Consistency: asked.level, Session: asked.session})),
-			"scan":   r.Scan(ctx, &capstanv1.ScanRequest{Consistency: asked.level, Session: asked.session}, noEntry),
-		} {
-			if err == nil || !strings.Contains(err.Error(), "not offered") {
-				t.Errorf("%s at %v with session %q: %v", method, asked.level, asked.session, err)
-			}
+// inWorld runs a test on a formed cluster of n machines, and compares its
+// replicas in the end.
+func inCluster(t *testing.T, n int, test func(w *world), options ...func(*Config)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, n, 1, options...).formed()
+		defer w.close()
+		test(w)
+		if !t.Failed() {
+			w.heal()
+			w.awaitNoBacklog()
+			w.compareHolders()
 		}
-	}
+	})
 }
 
-func second[T any](_ T, err error) error { return err }
+// In a healthy cluster an eventual write is readable at once where it was
+// accepted, and committed within 100 ms.
+func TestEventualWriteIsPromoted(t *testing.T) {
+	inCluster(t, 3, func(w *world) {
+		for i := range 20 {
+			m := w.machines[i%3]
+			key := keyIn(partition.ID(i%4), 4, i)
+			r := m.mustWrite(ask{level: eventual}, key, "v")
+			if r.GetReceipt() == "" || r.GetVersion().GetIndex() != 0 || r.GetServedBy() != m.name {
+				t.Fatalf("answer of an eventual put: %v", r)
+			}
+			m.mustRead(ask{level: eventual}, key, "v")
+			began := time.Now()
+			fate := m.mustBecome(r.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
+			if lag := time.Since(began); lag > 100*time.Millisecond {
+				t.Errorf("promoted after %v", lag)
+			}
+			if v := fate.GetVersion(); v.GetIndex() <= r.GetBase() || v.GetTimestamp() != r.GetVersion().GetTimestamp() {
+				t.Errorf("committed as %v, accepted as %v with base %d", v, r.GetVersion(), r.GetBase())
+			}
+			m.mustRead(ask{level: linearizable}, key, "v")
+		}
+		if found, err := w.machines[0].conflicts(""); err != nil || len(found) > 0 {
+			t.Errorf("conflicts %v, %v", found, err)
+		}
+	})
+}
+
+// Both sides of a cut take eventual requests, linearizable ones only that with
+// the quorum; what was written blindly on the other side loses, and is listed.
+func TestBothSidesOfACut(t *testing.T) {
+	inCluster(t, 3, func(w *world) {
+		n1, n3 := w.machines[0], w.machines[2]
+		key, other := keyIn(0, 4, 1), keyIn(0, 4, 2)
+		n1.mustWrite(ask{}, key, "pear")
+		w.cut(n3)
+		w.awaitApart(0, n3)
+
+		_, err := n3.write(ask{}, key, "cherry")
+		w.refusal(err, replication.NoQuorum, replication.NotApplied)
+		fig := n1.mustWrite(ask{}, key, "fig")
+		plum := n3.mustWrite(ask{level: eventual}, key, "plum")
+		if r := n3.mustRead(ask{level: eventual}, key, "plum"); !r.GetFreshness().GetTentative() || r.GetFreshness().GetServedBy() != "n3" {
+			t.Errorf("read of a tentative write: %v", r)
+		}
+		left := n1.mustWrite(ask{level: eventual}, other, "left")
+		time.Sleep(time.Second)
+		right := n3.mustWrite(ask{level: eventual}, other, "right")
+		n1.mustBecome(left.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
+		n3.mustRead(ask{level: eventual}, other, "right")
+		n1.mustRead(ask{level: eventual}, other, "left")
+		if r, err := n3.await(right.GetReceipt(), 0); err != nil || r.GetFate() != capstanv1.Fate_FATE_PENDING {
+			t.Errorf("fate in the minority: %v, %v", r, err)
+		}
+
+		w.heal()
+		lost := n1.mustBecome(plum.GetReceipt(), capstanv1.Fate_FATE_SUPERSEDED)
+		if lost.GetVersion().GetIndex() != fig.GetVersion().GetIndex() {
+			t.Errorf("plum lost to %v, fig is %v", lost.GetVersion(), fig.GetVersion())
+		}
+		n3.mustBecome(right.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
+		for _, m := range w.machines {
+			m.mustRead(ask{}, key, "fig")
+			m.mustRead(ask{}, other, "right")
+		}
+		found, err := n3.conflicts("")
+		if err != nil || len(found) != 2 {
+			t.Fatalf("conflicts %v, %v", found, err)
+		}
+		slices.SortFunc(found, func(a, b *capstanv1.Conflict) int { return strings.Compare(string(a.GetKey()), string(b.GetKey())) })
+		for i, want := range []struct {
+			key, value string
+			cause      capstanv1.ConflictCause
+		}{
+			{key, "plum", capstanv1.ConflictCause_CONFLICT_CAUSE_STALE_BASE},
+			{other, "left", capstanv1.ConflictCause_CONFLICT_CAUSE_OLDER},
+		} {
+			if c := found[i]; string(c.GetKey()) != want.key || string(c.GetLosingValue()) != want.value || c.GetCause() != want.cause {
+				t.Errorf("conflict %d: %v, want %v", i, c, want)
+			}
+		}
+
+		// Who has heard of fig may replace it.
+		date := n1.mustWrite(ask{level: eventual}, key, "date")
+		n3.mustBecome(date.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
+		n3.mustRead(ask{}, key, "date")
+		if found, err := n1.conflicts(key); err != nil || len(found) != 1 {
+			t.Errorf("conflicts %v, %v", found, err)
+		}
+	})
+}
+
+// A node that holds no replica of the partition, and reaches none, keeps the
+// write, shows it, and hands it in when it can.
+func TestHints(t *testing.T) {
+	inCluster(t, 5, func(w *world) {
+		const p = 0
+		_, others := w.holders(p)
+		m, key := others[0], keyIn(p, 4, 1)
+		passed := m.mustWrite(ask{level: eventual}, key, "passed on")
+		if passed.GetServedBy() == m.name {
+			t.Errorf("%s has no replica and accepted the write, though others could be reached", m.name)
+		}
+		m.mustBecome(passed.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
+
+		w.cut(m)
+		w.eventually(time.Minute, "nobody is heard", func() error {
+			for _, o := range w.others(m) {
+				if m.running().heardOf(o.running().id) {
+					return fmt.Errorf("%s is", o.name)
+				}
+			}
+			return nil
+		})
+		hint := m.mustWrite(ask{level: eventual}, key, "hint")
+		if hint.GetServedBy() != m.name {
+			t.Errorf("the hint was accepted by %s", hint.GetServedBy())
+		}
+		m.mustRead(ask{level: eventual}, key, "hint")
+		if _, err := m.read(ask{level: eventual}, keyIn(p, 4, 2)); err == nil {
+			t.Error("a key of which nothing is held was answered without a replica")
+		} else {
+			w.refusal(err, replication.NoReplica, replication.NotApplied)
+		}
+		w.heal()
+		m.mustBecome(hint.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
+		m.mustRead(ask{level: eventual}, key, "hint")
+		w.awaitNoBacklog()
+		m.mustRead(ask{level: eventual}, key, "hint")
+	})
+}
+
+func TestAcks(t *testing.T) {
+	inCluster(t, 3, func(w *world) {
+		n1, n3 := w.machines[0], w.machines[2]
+		key := keyIn(0, 4, 1)
+		_, err := n1.write(ask{level: eventual, acks: 4}, key, "x")
+		w.refusal(err, replication.BadOption, replication.NotApplied)
+		all := n1.mustWrite(ask{level: eventual, acks: 3}, key, "all")
+		n1.mustBecome(all.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
+		w.awaitNoBacklog()
+
+		w.cut(n3)
+		w.awaitApart(0, n3)
+		_, err = n3.write(ask{level: eventual, acks: 2}, key, "x")
+		if e := w.refusal(err, replication.TooFewAcks, replication.NotApplied); e.Reachable != 1 || e.Needed != 2 {
+			t.Errorf("refused with %+v", e)
+		}
+		if held := n3.running().exchange.Backlog()[0]; held.Count != 0 {
+			t.Errorf("a refused write was stored: %+v", held)
+		}
+		n1.mustWrite(ask{level: eventual, acks: 2}, key, "two")
+		n3.mustWrite(ask{level: eventual}, keyIn(0, 4, 2), "one")
+
+		// Lost in the middle: n3 believes that it reaches the others, whose
+		// answers do not come back.
+		w.heal()
+		w.net.CutOneWay(w.machines[0].host, n3.host)
+		w.net.CutOneWay(w.machines[1].host, n3.host)
+		_, err = n3.write(ask{level: eventual, acks: 3, wait: 10 * time.Second}, key, "three")
+		e := w.refusal(err, replication.TooFewAcks, replication.Unknown)
+		if e.Receipt == "" || e.Reachable < 1 || e.Needed != 3 {
+			t.Errorf("lost in the middle: %+v", e)
+		}
+		w.heal()
+		n1.mustBecome(e.Receipt, capstanv1.Fate_FATE_COMMITTED)
+	})
+}
+
+func TestBoundedReads(t *testing.T) {
+	inCluster(t, 3, func(w *world) {
+		n1, n3 := w.machines[0], w.machines[2]
+		key := keyIn(0, 4, 1)
+		n1.mustWrite(ask{}, key, "old")
+		n3.mustRead(ask{}, key, "old")
+		const within = 5 * time.Second
+		r := n3.mustRead(ask{level: bounded, within: within}, key, "old")
+		if s := r.GetFreshness().GetStaleness(); s == nil || s.AsDuration() > within {
+			t.Errorf("staleness %v", s)
+		}
+		w.cut(n3)
+		w.awaitApart(0, n3)
+		n1.mustWrite(ask{}, key, "new")
+		began := time.Now()
+		r = n3.mustRead(ask{level: bounded, within: within}, key, "old") // by the index asked for before
+		if s := r.GetFreshness().GetStaleness().AsDuration(); s > within {
+			t.Errorf("staleness %v", s)
+		}
+		time.Sleep(within)
+		_, err := n3.read(ask{level: bounded, within: within}, key)
+		w.refusal(err, replication.TooStale, replication.NotApplied)
+		if waited := time.Since(began) - within; waited > requestTime {
+			t.Errorf("refused after %v", waited)
+		}
+		w.heal()
+		n3.mustRead(ask{level: bounded, within: 100 * time.Millisecond}, key, "new")
+		// Tentative writes are no part of committed state.
+		w.cut(n3)
+		w.awaitApart(0, n3)
+		n3.mustWrite(ask{level: eventual}, key, "tentative")
+		if r, err := n3.read(ask{level: bounded, within: time.Hour}, key); err != nil || string(r.GetValue()) != "new" {
+			t.Errorf("bounded read beside a tentative write: %v, %v", r, err)
+		}
+	})
+}
+
+func TestSessions(t *testing.T) {
+	inCluster(t, 3, func(w *world) {
+		n1, n2, n3 := w.machines[0], w.machines[1], w.machines[2]
+		key := keyIn(0, 4, 1)
+
+		// Read your writes, on any node, at any level.
+		me := &talk{}
+		for i := range 10 {
+			value := fmt.Sprint("v", i)
+			w.machines[i%3].mustWrite(ask{talk: me, level: []capstanv1.Consistency{eventual, linearizable}[i%2]}, key, value)
+			w.machines[(i+1)%3].mustRead(ask{talk: me, level: []capstanv1.Consistency{eventual, linearizable, bounded}[i%3], within: time.Hour * time.Duration(i%3/2)}, key, value)
+		}
+
+		// In a cut: what the session wrote is with n3, so n1 can not answer it,
+		// and says so; without the session it can.
+		n3.mustRead(ask{talk: me, level: eventual}, key, "v9")
+		w.cut(n3)
+		w.awaitApart(0, n3)
+		n3.mustWrite(ask{talk: me, level: eventual}, key, "alone")
+		_, err := n1.read(ask{talk: me, level: eventual, wait: 2 * time.Second}, key)
+		if e := w.refusal(err, replication.SessionBehind, replication.NotApplied); !strings.Contains(e.Message, "n3") {
+			t.Errorf("what is missing is not named: %v", e)
+		}
+		n1.mustRead(ask{level: eventual}, key, "v9")
+		_, err = n1.read(ask{talk: me, level: linearizable, wait: 2 * time.Second}, key)
+		w.refusal(err, replication.SessionBehind, replication.NotApplied)
+		_, err = n1.write(ask{talk: me, level: linearizable, wait: 2 * time.Second}, key, "x")
+		w.refusal(err, replication.SessionBehind, replication.NotApplied)
+		_, err = n1.read(ask{talk: me, level: bounded, within: time.Hour, wait: 2 * time.Second}, key)
+		w.refusal(err, replication.SessionBehind, replication.NotApplied)
+
+		// What n1 commits meanwhile, n3 can not have.
+		you := &talk{}
+		n1.mustWrite(ask{talk: you, level: linearizable}, key, "ours")
+		_, err = n3.read(ask{talk: you, level: eventual, wait: 2 * time.Second}, key)
+		w.refusal(err, replication.SessionBehind, replication.NotApplied)
+
+		// A write that follows what the session saw is not superseded by it.
+		after := n3.mustWrite(ask{talk: you, level: eventual}, key, "informed")
+		w.heal()
+		n2.mustBecome(after.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
+		n2.mustRead(ask{talk: you, level: linearizable}, key, "informed")
+		n2.mustRead(ask{talk: me, level: linearizable}, key, "informed")
+	})
+}
+
+func TestTokensAreChecked(t *testing.T) {
+	inCluster(t, 1, func(w *world) {
+		n1 := w.machines[0]
+		foreign := func() string {
+			s := &sessions{ring: n1.running().ring}
+			token, err := s.token(n1.seen(0, 7))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return token
+		}()
+		if _, err := n1.read(ask{talk: &talk{foreign}, wait: time.Second}, "k"); err != nil {
+			// Its index is far from this partition's log; the read is answered
+			// only once it is there.
+			t.Logf("a token of the future: %v", err)
+		}
+		for _, token := range []string{"x", foreign[:len(foreign)-2] + "AA", strings.Repeat("A", 100)} {
+			_, err := n1.read(ask{talk: &talk{token}}, "k")
+			w.refusal(err, replication.BadToken, replication.NotApplied)
+			_, err = n1.write(ask{talk: &talk{token}, level: eventual}, "k", "v")
+			w.refusal(err, replication.BadToken, replication.NotApplied)
+		}
+		for _, receipt := range []string{"", "wr_", "wr_AAAA", foreign} {
+			_, err := n1.await(receipt, 0)
+			w.refusal(err, replication.BadToken, replication.NotApplied)
+		}
+	})
+}
+
+func TestEventualScan(t *testing.T) {
+	inCluster(t, 5, func(w *world) {
+		m := w.machines[4]
+		var want []string
+		for i := range 40 {
+			key := keyIn(partition.ID(i%4), 4, i)
+			level := []capstanv1.Consistency{linearizable, eventual}[i%2]
+			m.mustWrite(ask{level: level}, key, "v")
+			if i%5 == 0 {
+				m.mustWrite(ask{level: level}, key, "")
+				continue
+			}
+			want = append(want, key)
+		}
+		slices.Sort(want)
+		w.awaitNoBacklog()
+		me := &talk{}
+		got, end, err := m.scanAt(ask{talk: me, level: eventual}, "")
+		if err != nil || !slices.Equal(got, want) || end.GetFreshness().GetStaleness() != nil {
+			t.Fatalf("eventual scan: %v, %v, %v; want %v", got, end, err, want)
+		}
+		got, end, err = m.scanAt(ask{level: bounded, within: time.Minute}, "")
+		if err != nil || !slices.Equal(got, want) || end.GetFreshness().GetStaleness() == nil {
+			t.Fatalf("bounded scan: %v, %v, %v; want %v", got, end, err, want)
+		}
+
+		// One prefix, one partition, cut off with one of its holders.
+		holders, _ := w.holders(0)
+		m = holders[0]
+		w.cut(m)
+		m.awaitCutOff(0)
+		tag := keyIn(0, 4, 0)
+		tag = tag[:strings.Index(tag, "}")+1]
+		m.mustWrite(ask{level: eventual}, tag+"new", "v")
+		m.mustWrite(ask{level: eventual}, tag+"k4", "")
+		got, end, err = m.scanAt(ask{level: eventual}, tag)
+		if err != nil || !slices.Contains(got, tag+"new") || slices.Contains(got, tag+"k4") || !end.GetFreshness().GetTentative() {
+			t.Errorf("scan in a cut: %v, %v, %v", got, end, err)
+		}
+		if _, _, err = m.scanAt(ask{level: eventual, wait: 2 * time.Second}, ""); err == nil {
+			t.Error("a scan of all partitions was answered without some of them")
+		}
+		if _, _, err = m.scanAt(ask{level: linearizable}, tag); err == nil {
+			t.Error("a linearizable scan was answered without a quorum")
+		}
+	})
+}
+
+// Status counts what is not decided, and names nobody else's.
+func TestStatusShowsTheBacklog(t *testing.T) {
+	inCluster(t, 3, func(w *world) {
+		n3 := w.machines[2]
+		w.cut(n3)
+		w.awaitApart(0, n3)
+		for i := range 7 {
+			n3.mustWrite(ask{level: eventual}, keyIn(0, 4, i), "v")
+		}
+		status, err := clusterService{n3.running().Node}.GetStatus(w.t.Context(), nil)
+		if err != nil || status.GetPartitions()[0].GetTentativeBacklog() != 7 || status.GetPartitions()[1].GetTentativeBacklog() != 0 {
+			t.Errorf("status %v, %v", status, err)
+		}
+	})
+}

@@ -17,8 +17,10 @@ import (
 	"github.com/capstan-kv/capstan/node/identity"
 	"github.com/capstan-kv/capstan/node/membership"
 	"github.com/capstan-kv/capstan/node/metrics"
+	"github.com/capstan-kv/capstan/node/reports"
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
+	"github.com/capstan-kv/capstan/replication/exchange"
 	"github.com/capstan-kv/capstan/replication/transport"
 	"github.com/capstan-kv/capstan/storage"
 	"github.com/capstan-kv/capstan/storage/hlc"
@@ -53,6 +55,9 @@ type Node struct {
 	cutting   sync.Mutex  // one change of them at a time
 	transport *transport.Transport
 	host      *replication.Host
+	exchange  *exchange.Exchange
+	sessions  *sessions
+	reports   *reports.Reporter
 	members   *membership.Membership
 	control   *controlGroup
 	replicas  *replicaSet
@@ -98,6 +103,7 @@ func Open(ctx context.Context, config Config) (_ *Node, err error) {
 		cursors: &cursors{}, done: make(chan struct{}), controlUp: make(chan struct{}), settled: make(chan struct{}),
 		gossipChanged: make(chan struct{}, 1), gossipForming: make(chan struct{}, 1),
 	}
+	n.metrics = metrics.New(n.figures)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -105,7 +111,7 @@ func Open(ctx context.Context, config Config) (_ *Node, err error) {
 		}
 	}()
 	// Gossip before the control group: what that starts asks who is alive.
-	for _, open := range []func() error{n.listen, n.openDisk, n.openPeers, n.openGossip, n.openControl, n.openAPI} {
+	for _, open := range []func() error{n.listen, n.openDisk, n.openPeers, n.openGossip, n.openControl, n.openReports, n.openAPI} {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -236,16 +242,27 @@ func (n *Node) openPeers() (err error) {
 	}); err != nil {
 		return err
 	}
-	opener := &groupOpener{
+	n.replicas = &replicaSet{self: n.id, name: n.config.Name, state: n.state, log: n.config.Logger, clock: n.clock, beforeApply: n.config.beforeApply}
+	n.router = newRouter(n.id, n.ring, transportHopper{n.transport}, n.replicas)
+	// The exchange asks for both as soon as it is open.
+	if err := n.openExchange(); err != nil {
+		return err
+	}
+	n.onClose(n.exchange.Close)
+	n.sessions = n.router.sessions
+	n.sessions.exists = n.exists
+	n.replicas.exchange, n.replicas.sessions = n.exchange, n.sessions
+	n.replicas.opener = &groupOpener{
 		self: n.id, dir: n.config.DataDir, onDisk: onDisk(n.config.FS), bolt: n.config.RaftLog == RaftLogBolt,
 		log: n.log, host: n.host, transport: n.transport,
 	}
-	n.replicas = &replicaSet{self: n.id, name: n.config.Name, opener: opener, state: n.state, log: n.config.Logger}
 	n.onClose(n.replicas.close)
 	n.onClose(n.closeControl)
 	n.onClose(n.host.Close) // hands leadership of all groups away, side by side
-	n.router = newRouter(n.id, n.ring, transportHopper{n.transport}, n.replicas, n.clock)
-	hops := &hopServer{local: n.replicas, clock: n.clock, cursors: n.cursors, count: func() int { return len(n.ring().Partitions) }}
+	n.router.exchange = n.exchange
+	n.router.diskFull = (&diskGuard{fs: n.config.FS, dir: n.config.DataDir}).check
+	n.cursors.token = n.sessions.token
+	hops := &hopServer{local: n.replicas, cursors: n.cursors, count: func() int { return len(n.ring().Partitions) }, router: n.router}
 	n.transport.Handle(kindHop, hops.handle)
 	n.transport.Handle(kindStatus, n.handleStatus)
 	n.onClose(func() error { n.cursors.close(); return nil })
@@ -289,7 +306,6 @@ func (n *Node) openGossip() (err error) {
 }
 
 func (n *Node) openAPI() error {
-	n.metrics = metrics.New(n.figures)
 	var cuts api.Chaos
 	if n.cuts != nil {
 		cuts = chaosService{n}

@@ -10,3 +10,5 @@ import "runtime"
 // fault in runtime.(*timer).unlockAndRun). With one thread it cannot happen,
 // and the detector, which goes by happens-before, sees as much.
 func init() { runtime.GOMAXPROCS(1) }
+
+const raceDetector = true

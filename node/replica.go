@@ -3,7 +3,9 @@ package node
 import (
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
+	"github.com/capstan-kv/capstan/replication/exchange"
 	"github.com/capstan-kv/capstan/storage"
+	"github.com/capstan-kv/capstan/storage/hlc"
 
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
 )
@@ -16,6 +18,10 @@ type replica struct {
 	servedBy  string // the node's name
 	group     *replication.Group
 	state     *storage.ReplicaState
+
+	exchange *exchange.Exchange
+	sessions *sessions
+	clock    *hlc.Clock
 }
 
 // leader is who leads the partition as far as the replica knows; empty if
@@ -34,18 +40,30 @@ func versionMessage(v storage.Version) *capstanv1.Version {
 
 func partitionNode(id string) partition.NodeID { return partition.NodeID(id) }
 
-// stateMachine lets a group drive the applied keyspace of one partition.
-type stateMachine struct{ state *storage.ReplicaState }
+// stateMachine lets a group drive the applied keyspace of one partition, and
+// tells the exchange what has been decided about tentative writes.
+type stateMachine struct {
+	partition partition.ID
+	state     *storage.ReplicaState
+	exchange  *exchange.Exchange
+	// beforeApply is called before entries are applied; tests hold them up here.
+	beforeApply func(partition.ID)
+}
 
 func (m stateMachine) Apply(entries []replication.Entry) ([][]any, error) {
+	if m.beforeApply != nil {
+		m.beforeApply(m.partition)
+	}
 	in := make([]storage.ApplyEntry, len(entries))
 	for i, e := range entries {
 		in[i] = storage.ApplyEntry{Index: e.Index, Term: e.Term, Commands: e.Commands}
 	}
+	forfeits := m.state.Forfeits()
 	results, err := m.state.Apply(in)
 	if err != nil {
 		return nil, err
 	}
+	var decided []storage.PromotionResult
 	out := make([][]any, len(results))
 	for i, of := range results {
 		if of == nil {
@@ -54,13 +72,53 @@ func (m stateMachine) Apply(entries []replication.Entry) ([][]any, error) {
 		out[i] = make([]any, len(of))
 		for j, result := range of {
 			out[i][j] = result
+			if result.Promoted != nil {
+				decided = append(decided, *result.Promoted)
+			}
 		}
+	}
+	index, _ := m.state.Applied()
+	m.exchange.Applied(m.partition, index, decided)
+	if m.state.Forfeits() > forfeits {
+		m.exchange.Recover(m.partition) // what is held of a removed node is lost
 	}
 	return out, nil
 }
 
 func (m stateMachine) Applied() (index, term uint64) { return m.state.Applied() }
-func (m stateMachine) Sync() error                   { return m.state.Sync() }
 
-func (m stateMachine) View() (replication.MachineView, error)   { return m.state.View() }
-func (m stateMachine) Stage() (replication.MachineStage, error) { return m.state.Stage() }
+// Sync makes the state durable; then the records of tentative writes that it
+// holds the fate of may go.
+func (m stateMachine) Sync() error {
+	index, _ := m.state.Applied()
+	if err := m.state.Sync(); err != nil {
+		return err
+	}
+	m.exchange.Durable(m.partition, index)
+	return nil
+}
+
+func (m stateMachine) View() (replication.MachineView, error) { return m.state.View() }
+
+func (m stateMachine) Stage() (replication.MachineStage, error) {
+	stage, err := m.state.Stage()
+	if err != nil {
+		return nil, err
+	}
+	return replicaStage{stage, m}, nil
+}
+
+// replicaStage tells the exchange of a state that came as a whole: what it has
+// decided is settled here.
+type replicaStage struct {
+	*storage.ReplicaStage
+	machine stateMachine
+}
+
+func (s replicaStage) Install() error {
+	if err := s.ReplicaStage.Install(); err != nil {
+		return err
+	}
+	s.machine.exchange.Recover(s.machine.partition)
+	return nil
+}

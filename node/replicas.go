@@ -11,7 +11,9 @@ import (
 	"github.com/capstan-kv/capstan/node/control"
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
+	"github.com/capstan-kv/capstan/replication/exchange"
 	"github.com/capstan-kv/capstan/storage"
+	"github.com/capstan-kv/capstan/storage/hlc"
 )
 
 // openAtOnce bounds the replicas opened side by side: each reads its log's
@@ -25,6 +27,11 @@ type replicaSet struct {
 	opener *groupOpener
 	state  *storage.State
 	log    *slog.Logger
+
+	exchange    *exchange.Exchange
+	sessions    *sessions
+	clock       *hlc.Clock
+	beforeApply func(partition.ID) // see stateMachine
 
 	following sync.Mutex // one follow at a time
 
@@ -100,12 +107,14 @@ func (s *replicaSet) add(ring *control.State, p partition.ID, placed control.Rep
 		}
 	}
 	preferred := ring.Partitions[p].Replicas[0].Node == s.self
-	parts, err := s.opener.openGroup(name, stateMachine{state}, first, preferred)
+	machine := stateMachine{partition: p, state: state, exchange: s.exchange, beforeApply: s.beforeApply}
+	parts, err := s.opener.openGroup(name, machine, first, preferred)
 	if err != nil {
 		return err
 	}
 	held := &heldReplica{parts: parts, generation: placed.Generation, replica: &replica{
 		partition: p, node: s.self, servedBy: s.name, group: parts.group, state: state,
+		exchange: s.exchange, sessions: s.sessions, clock: s.clock,
 	}}
 	s.mu.Lock()
 	closed := s.closed
@@ -119,6 +128,8 @@ func (s *replicaSet) add(ring *control.State, p partition.ID, placed control.Rep
 	if closed {
 		return errors.Join(stopping(), parts.close())
 	}
+	// What the state had decided before the node was last closed.
+	s.exchange.Recover(p)
 	return nil
 }
 

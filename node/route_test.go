@@ -11,7 +11,6 @@ import (
 	"github.com/capstan-kv/capstan/node/control"
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
-	"github.com/capstan-kv/capstan/storage/hlc"
 )
 
 // noneOpen is a node whose replicas are not open yet, or any more.
@@ -38,7 +37,7 @@ func TestRequestsBeforeTheReplicaIsOpen(t *testing.T) {
 			}
 			ring := &control.State{ClusterID: "c", Partitions: []control.Partition{{Replicas: replicas}}}
 			sent := hops{}
-			r := newRouter("n1", func() *control.State { return ring }, sent, noneOpen{}, hlc.New(time.Now, time.Second))
+			r := newRouter("n1", func() *control.State { return ring }, sent, noneOpen{})
 			r.hints[0] = "n1"
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()

@@ -16,7 +16,7 @@ import (
 	"github.com/capstan-kv/capstan/node/control"
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
-	"github.com/capstan-kv/capstan/storage/hlc"
+	"github.com/capstan-kv/capstan/replication/exchange"
 )
 
 const (
@@ -37,7 +37,13 @@ type router struct {
 	ring  func() *control.State // without partitions before they are placed
 	peers hopper
 	local localReplicas
-	clock *hlc.Clock
+
+	exchange *exchange.Exchange
+	sessions *sessions
+	// heard says whether anything came from a node lately.
+	heard func(partition.NodeID) bool
+	// diskFull is why this node takes no eventual writes now, or nil.
+	diskFull func() error
 
 	// scanning counts the scans under way, which pin the databases open. It is
 	// waited for once no new one can begin.
@@ -47,8 +53,11 @@ type router struct {
 	hints   map[partition.ID]partition.NodeID // who was last seen to lead
 }
 
-func newRouter(self partition.NodeID, ring func() *control.State, peers hopper, local localReplicas, clock *hlc.Clock) *router {
-	return &router{self: self, ring: ring, peers: peers, local: local, clock: clock, hints: map[partition.ID]partition.NodeID{}}
+func newRouter(self partition.NodeID, ring func() *control.State, peers hopper, local localReplicas) *router {
+	return &router{
+		self: self, ring: ring, peers: peers, local: local, sessions: &sessions{ring: ring}, hints: map[partition.ID]partition.NodeID{},
+		heard: func(partition.NodeID) bool { return true }, diskFull: func() error { return nil },
+	}
 }
 
 // localReplicas are this node's own replicas.
@@ -179,7 +188,8 @@ func onKey[Resp proto.Message](ctx context.Context, r *router, kind hopKind, key
 		var none Resp
 		return none, notInCluster()
 	}
-	return route(ctx, r, partition.Of(key, len(ring.Partitions)), call[Resp]{
+	p := partition.Of(key, len(ring.Partitions))
+	return route(ctx, r, p, call[Resp]{
 		write:      kind == hopPut || kind == hopDelete,
 		eventually: eventually(request),
 		here:       here,
@@ -188,9 +198,22 @@ func onKey[Resp proto.Message](ctx context.Context, r *router, kind hopKind, key
 			if err := proto.Unmarshal(answer, resp); err != nil {
 				return resp, fmt.Errorf("answer of %s: %w", from, err)
 			}
+			r.hear(p, resp)
 			return resp, nil
 		},
 	})
+}
+
+// hear takes note of the index that an answer passed on tells of: what this
+// node accepts from now on has heard of it.
+func (r *router) hear(p partition.ID, answer proto.Message) {
+	told, ok := answer.(interface{ GetSession() string })
+	if !ok || r.exchange == nil {
+		return
+	}
+	if seen, err := r.sessions.past(told.GetSession()); err == nil {
+		r.exchange.Hear(p, seen.Index(p))
+	}
 }
 
 // target chooses who should execute an operation: for writes the leader, for

@@ -16,7 +16,6 @@ import (
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
 	"github.com/capstan-kv/capstan/replication/transport"
-	"github.com/capstan-kv/capstan/storage/hlc"
 )
 
 // scriptedHopper answers the n-th hop by the n-th line of a script, the last
@@ -55,7 +54,7 @@ func ringOf(partitions int, nodes ...partition.NodeID) *control.State {
 func scripted(partitions int, script ...func(partition.NodeID, []byte) ([]byte, error)) (*router, *scriptedHopper) {
 	ring := ringOf(partitions, "a", "b", "c")
 	hopper := &scriptedHopper{script: script}
-	return newRouter("x", func() *control.State { return ring }, hopper, noReplicas{}, hlc.New(time.Now, time.Second)), hopper
+	return newRouter("x", func() *control.State { return ring }, hopper, noReplicas{}), hopper
 }
 
 func answers(m proto.Message) func(partition.NodeID, []byte) ([]byte, error) {

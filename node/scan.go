@@ -5,12 +5,14 @@ import (
 	"container/heap"
 	"context"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
 	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/replication/session"
 	"github.com/capstan-kv/capstan/storage"
 )
 
@@ -26,20 +28,49 @@ const (
 type pages interface {
 	// next is the following page; an empty one ends the partition.
 	next(ctx context.Context) ([]*capstanv1.Entry, error)
+	// sight is what the pages so far have shown.
+	sight() sight
 	close()
 }
 
-// Scan answers api.KV: it opens one view a partition, each at a read index of
-// its own, and merges them in key order.
+// sight is what a scan has shown of partitions.
+type sight struct {
+	session   *session.Token // nil: nothing
+	staleness time.Duration  // an upper bound, if bounded
+	bounded   bool
+	tentative bool // some entry was not committed
+}
+
+// add makes of s what was shown by s and o together.
+func (s *sight) add(o sight) {
+	if o.session != nil {
+		s.session.Merge(o.session)
+	}
+	s.staleness = max(s.staleness, o.staleness)
+	s.bounded = s.bounded && o.bounded
+	s.tentative = s.tentative || o.tentative
+}
+
+func (s *sight) freshness(servedBy string) *capstanv1.Freshness {
+	f := &capstanv1.Freshness{ServedBy: servedBy, Tentative: s.tentative}
+	if s.bounded {
+		f.Staleness = durationpb.New(s.staleness)
+	}
+	return f
+}
+
+// Scan answers api.KV: it opens one view a partition, each as fresh as the
+// request asks for, and merges them in key order.
 func (r *router) Scan(ctx context.Context, req *capstanv1.ScanRequest, emit func(*capstanv1.ScanResponse) error) error {
-	if err := onlyLinearizable(req.GetConsistency(), req.GetSession()); err != nil {
+	past, err := r.sessions.past(req.GetSession())
+	if err != nil {
 		return err
 	}
 	ring := r.ring()
 	if !ring.Placed() {
 		return notInCluster()
 	}
-	start, end := scanRange(req)
+	part := partOf(req)
 	from := partitionsOf(req, len(ring.Partitions))
 	sources := make([]pages, len(from))
 	r.scanning.Add(1)
@@ -58,9 +89,12 @@ func (r *router) Scan(ctx context.Context, req *capstanv1.ScanRequest, emit func
 	// cannot be read is found before the client has seen half an answer.
 	openers, opening := errgroup.WithContext(ctx)
 	for i, p := range from {
-		openers.Go(func() error {
-			source, err := r.open(opening, p, scanPart{start: start, end: end, keysOnly: req.GetKeysOnly(), limit: req.GetLimit()})
-			sources[i] = source
+		openers.Go(func() (err error) {
+			if part.level == capstanv1.Consistency_CONSISTENCY_EVENTUAL {
+				sources[i], err = r.openNear(opening, p, part, past)
+			} else {
+				sources[i], err = r.open(opening, p, part)
+			}
 			return err
 		})
 	}
@@ -71,10 +105,15 @@ func (r *router) Scan(ctx context.Context, req *capstanv1.ScanRequest, emit func
 	if err != nil {
 		return err
 	}
-	return emit(&capstanv1.ScanResponse{End: &capstanv1.ScanEnd{
-		More:      more,
-		Freshness: &capstanv1.Freshness{ServedBy: nameOf(ring, r.self), Staleness: &durationpb.Duration{}},
-	}})
+	all := sight{session: past, bounded: true}
+	for _, source := range sources {
+		all.add(source.sight())
+	}
+	end := &capstanv1.ScanEnd{More: more, Freshness: all.freshness(nameOf(ring, r.self))}
+	if end.Session, err = r.sessions.token(past); err != nil {
+		return err
+	}
+	return emit(&capstanv1.ScanResponse{End: end})
 }
 
 // scanPart is what a scan wants of one partition.
@@ -82,6 +121,27 @@ type scanPart struct {
 	start, end []byte
 	keysOnly   bool
 	limit      uint32 // 0 = none; a partition need not give more than the whole scan wants
+	committedRead
+	token string // the session's
+}
+
+func partOf(req *capstanv1.ScanRequest) scanPart {
+	start, end := scanRange(req)
+	return scanPart{
+		start: start, end: end, keysOnly: req.GetKeysOnly(), limit: req.GetLimit(), token: req.GetSession(),
+		committedRead: committedRead{req.GetConsistency(), req.GetMaxStaleness().AsDuration()},
+	}
+}
+
+// request is the part as it travels to another node.
+func (p scanPart) request() *capstanv1.ScanRequest {
+	req := &capstanv1.ScanRequest{
+		Start: p.start, End: p.end, KeysOnly: p.keysOnly, Limit: p.limit, Consistency: p.level, Session: p.token,
+	}
+	if p.maxStaleness > 0 {
+		req.MaxStaleness = durationpb.New(p.maxStaleness)
+	}
+	return req
 }
 
 // scanRange is the half-open range of keys that a request means; an empty end

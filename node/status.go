@@ -31,6 +31,26 @@ type nodeStatus struct {
 	ControlApplied uint64
 	Groups         []groupStatus
 	CutFrom        []partition.NodeID `json:",omitempty"` // see chaosService
+	Tentative      []tentativeStatus  `json:",omitempty"`
+}
+
+// tentativeStatus is how many undecided eventual writes of a partition a node
+// holds.
+type tentativeStatus struct {
+	Partition partition.ID
+	Count     int
+}
+
+// backlog is how many copies of undecided eventual writes of each partition
+// the nodes hold.
+func backlog(statuses map[partition.NodeID]nodeStatus) map[partition.ID]uint64 {
+	out := map[partition.ID]uint64{}
+	for _, status := range statuses {
+		for _, held := range status.Tentative {
+			out[held.Partition] += uint64(max(held.Count, 0))
+		}
+	}
+	return out
 }
 
 // applied is the node's applied index of a partition; 0 if it is not known.

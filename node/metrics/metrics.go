@@ -13,6 +13,10 @@ import (
 // default deadline.
 var durationBuckets = []float64{.00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
 
+// Buckets of the promotion lag in seconds: from a round trip and two fsyncs to
+// a cut of an hour.
+var lagBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 3600}
+
 // Snapshot is what a node looks like at one moment.
 type Snapshot struct {
 	Node, Version string
@@ -22,12 +26,38 @@ type Snapshot struct {
 	Control       Group
 	CutPeers      int           // other nodes that this one was cut off from on purpose
 	CutFor        time.Duration // how long there has been any
+	Tentative     []Tentative
+	Store         TentativeStore
+}
+
+// Tentative is what the node holds of one partition's eventual writes that are
+// not decided as far as it knows, whether it has a replica or not.
+type Tentative struct {
+	ID            string
+	Backlog       int
+	Hints         int
+	OldestSeconds float64 // since the oldest was accepted, by the clocks of nodes
+}
+
+// TentativeStore is what all tentative writes take up, and how much they may.
+type TentativeStore struct {
+	DiskBytes, DiskLimit, MemoryBytes, MemoryLimit int64
+}
+
+// Conflicts is the conflict list of one replica, and what was superseded there
+// since it was opened.
+type Conflicts struct {
+	Listed           uint64
+	Dropped          uint64
+	StaleBase, Older uint64
+	Floor            uint64
 }
 
 // Partition is one replica held by the node.
 type Partition struct {
 	ID string
 	Group
+	Conflicts
 }
 
 // Group is one Raft replica.
@@ -63,6 +93,7 @@ type Registry struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
+	lag      prometheus.Histogram
 }
 
 // New makes a registry whose figures other than requests come from snapshot,
@@ -79,8 +110,13 @@ func New(snapshot func() Snapshot) *Registry {
 			Help:    "Time from a request's arrival to its answer.",
 			Buckets: durationBuckets,
 		}, []string{"method", "level"}),
+		lag: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "capstan_promotion_lag_seconds",
+			Help:    "Time from accepting an eventual write here to learning that it is decided.",
+			Buckets: lagBuckets,
+		}),
 	}
-	r.registry.MustRegister(r.requests, r.duration, &collector{snapshot: snapshot},
+	r.registry.MustRegister(r.requests, r.duration, r.lag, &collector{snapshot: snapshot},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }
@@ -90,6 +126,9 @@ func (r *Registry) Observe(method, level, code string, d time.Duration) {
 	r.requests.WithLabelValues(method, level, code).Inc()
 	r.duration.WithLabelValues(method, level).Observe(d.Seconds())
 }
+
+// Promoted counts one eventual write that was accepted here and is decided.
+func (r *Registry) Promoted(lag time.Duration) { r.lag.Observe(lag.Seconds()) }
 
 // Handler serves the Prometheus text format.
 func (r *Registry) Handler() http.Handler {
@@ -126,8 +165,19 @@ var (
 	dbSlow        = gauge("pebble_disk_slow_total", "Disk operations reported as slow.", "database")
 	dbTables      = gauge("pebble_table_files", "Table files.", "database")
 
-	chaosCut = gauge("chaos_cut_peers", "Nodes that this node was told not to talk to, by ChaosService.")
-	chaosFor = gauge("chaos_cut_seconds", "How long this node has been told not to talk to somebody; 0: it is not.")
+	tentativeBacklog = gauge("tentative_backlog", "Eventual writes held here that are not decided as far as this node knows.", "partition")
+	tentativeHints   = gauge("tentative_hints", "Of these, those that came as hints.", "partition")
+	tentativeOldest  = gauge("tentative_oldest_seconds", "Age of the oldest of these, by the accepting node's clock.", "partition")
+	tentativeDisk    = gauge("tentative_disk_bytes", "What tentative writes take up on disk.")
+	tentativeDiskMax = gauge("tentative_disk_limit_bytes", "How much they may take up on disk; beyond it eventual writes are refused.")
+	tentativeMem     = gauge("tentative_memory_bytes", "What the index of tentative writes takes up in memory.")
+	tentativeMemMax  = gauge("tentative_memory_limit_bytes", "How much it may take up in memory.")
+	superseded       = gauge("superseded_total", "Eventual writes superseded since this replica was opened, by cause.", "partition", "cause")
+	conflictsListed  = gauge("conflicts", "Entries of the conflict list.", "partition")
+	conflictsDropped = gauge("conflicts_dropped_total", "Entries dropped from the conflict list because of its bounds.", "partition")
+	floorIndex       = gauge("tombstone_floor_index", "Log index behind which tombstones are dropped.", "partition")
+	chaosCut         = gauge("chaos_cut_peers", "Nodes that this node was told not to talk to, by ChaosService.")
+	chaosFor         = gauge("chaos_cut_seconds", "How long this node has been told not to talk to somebody; 0: it is not.")
 
 	peerUp       = gauge("peer_connected", "1 while the connection to the peer stands.", "peer")
 	peerConnects = gauge("peer_connects_total", "Connections made to the peer.", "peer")
@@ -140,6 +190,8 @@ var all = []*prometheus.Desc{
 	nodeInfo, raftLeader, raftHasLeader, raftTerm, raftCommit, raftApplied, raftReachable, raftVoters,
 	dbDisk, dbMem, dbCache, dbHits, dbMisses, dbCompactions, dbFlushes, dbDebt, dbWAL, dbL0, dbReadAmp, dbStalls, dbSlow, dbTables,
 	peerUp, peerConnects, peerDropped, peerFrames, peerBytes, chaosCut, chaosFor,
+	tentativeBacklog, tentativeHints, tentativeOldest, tentativeDisk, tentativeDiskMax, tentativeMem, tentativeMemMax,
+	superseded, conflictsListed, conflictsDropped, floorIndex,
 }
 
 type collector struct{ snapshot func() Snapshot }
@@ -173,7 +225,21 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	group("control", s.Control)
 	for _, p := range s.Partitions {
 		group(p.ID, p.Group)
+		count(superseded, float64(p.StaleBase), p.ID, "stale_base")
+		count(superseded, float64(p.Older), p.ID, "older")
+		set(conflictsListed, float64(p.Listed), p.ID)
+		count(conflictsDropped, float64(p.Dropped), p.ID)
+		set(floorIndex, float64(p.Floor), p.ID)
 	}
+	for _, t := range s.Tentative {
+		set(tentativeBacklog, float64(t.Backlog), t.ID)
+		set(tentativeHints, float64(t.Hints), t.ID)
+		set(tentativeOldest, t.OldestSeconds, t.ID)
+	}
+	set(tentativeDisk, float64(s.Store.DiskBytes))
+	set(tentativeDiskMax, float64(s.Store.DiskLimit))
+	set(tentativeMem, float64(s.Store.MemoryBytes))
+	set(tentativeMemMax, float64(s.Store.MemoryLimit))
 	for _, d := range s.Databases {
 		set(dbDisk, float64(d.DiskBytes), d.Name)
 		set(dbMem, float64(d.MemTableBytes), d.Name)

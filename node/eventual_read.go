@@ -1,0 +1,317 @@
+package node
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
+	"github.com/capstan-kv/capstan/node/control"
+	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/replication/session"
+	"github.com/capstan-kv/capstan/storage"
+	"github.com/capstan-kv/capstan/storage/fault"
+)
+
+const (
+	// catchUpWait is how long an eventual read waits for this replica to apply
+	// what its session has seen, before others are asked: a replica in touch with
+	// its leader is behind by some milliseconds.
+	catchUpWait = 250 * time.Millisecond
+	// maxReplicasAsked bounds the replicas that one read asks.
+	maxReplicasAsked = control.MaxReplicationFactor
+)
+
+// want is what the state and the tentative writes that answer an eventual read
+// have to hold: everything up to index, and these writes or their fate.
+type want struct {
+	index uint64
+	dots  []storage.DotRange
+}
+
+// wanted is the session's past in the partition.
+func wanted(p partition.ID, past *session.Token) want {
+	return want{past.Index(p), past.Undecided(p)}
+}
+
+// getEventual answers from the nearest replica, merged with what this node
+// holds itself.
+func (r *router) getEventual(ctx context.Context, req *capstanv1.GetRequest) (*capstanv1.GetResponse, error) {
+	past, err := r.sessions.past(req.GetSession())
+	if err != nil {
+		return nil, err
+	}
+	ring := r.ring()
+	if !ring.Placed() {
+		return nil, notInCluster()
+	}
+	p := partition.Of(req.GetKey(), len(ring.Partitions))
+	found, err := r.near(ctx, ring, p, req.GetKey(), wanted(p, past), int(min(max(req.GetReplicas(), 1), maxReplicasAsked)))
+	if err != nil {
+		return nil, err
+	}
+	return r.answer(ring, p, past, found)
+}
+
+// nearRead is what an eventual read has found, and where.
+type nearRead struct {
+	storage.LocalRead
+	from partition.NodeID
+}
+
+// answer tells what was found, and what the session has seen by it.
+func (r *router) answer(ring *control.State, p partition.ID, past *session.Token, found nearRead) (resp *capstanv1.GetResponse, err error) {
+	if here := r.local.replica(p); here != nil && found.from == r.self {
+		here.tidy(past)
+	}
+	note(p, past, &found.LocalEntry, found.Applied)
+	resp = &capstanv1.GetResponse{Freshness: &capstanv1.Freshness{ServedBy: nameOf(ring, found.from), Tentative: found.Tentative != nil}}
+	if found.Found {
+		resp.Found, resp.Value, resp.Version = true, found.Bytes, versionMessage(found.Version)
+	}
+	resp.Session, err = r.sessions.token(past)
+	return resp, err
+}
+
+// note takes what was read into the session. applied is the index of the state
+// that was read.
+func note(p partition.ID, past *session.Token, e *storage.LocalEntry, applied uint64) {
+	switch {
+	case e.Tentative != nil:
+		past.Tentative(p, e.Tentative.Dot, e.Tentative.Base, e.Tentative.Timestamp)
+	case e.Held != nil:
+		past.Saw(p, e.Held.Version.Index)
+		past.Observe(e.Held.Version.Timestamp)
+	default:
+		past.Saw(p, applied)
+	}
+}
+
+// maxReadAttempts bounds how often a read begins anew because the write that
+// wins was decided before its value was read.
+const maxReadAttempts = 8
+
+// near reads at this node's replica if it can, else at others, and takes this
+// node's own tentative writes into account in any case.
+func (r *router) near(ctx context.Context, ring *control.State, p partition.ID, key []byte, w want, replicas int) (found nearRead, err error) {
+	for range maxReadAttempts {
+		if found, err = r.nearOnce(ctx, ring, p, key, w, replicas); !errors.Is(err, storage.ErrUnread) {
+			break
+		}
+	}
+	return found, err
+}
+
+func (r *router) nearOnce(ctx context.Context, ring *control.State, p partition.ID, key []byte, w want, replicas int) (nearRead, error) {
+	log, err := r.exchange.Tentative(p)
+	if err != nil {
+		return nearRead{}, err
+	}
+	var reads []nearRead
+	var refused error
+	if here := r.local.replica(p); here != nil && !here.failed() {
+		read, err := here.near(ctx, key, w, replicas > 1)
+		if err == nil && replicas == 1 {
+			return nearRead{read, r.self}, nil
+		}
+		if refused = err; err == nil {
+			reads = append(reads, nearRead{read, r.self})
+		}
+	}
+	// This node's own writes come first: what leaves the log meanwhile raises
+	// the fate floor, and is in a state that has applied that.
+	local := storage.Local{Log: log}
+	own, err := local.ReadToMerge(key)
+	if err != nil {
+		return nearRead{}, err
+	}
+	elsewhere := want{max(w.index, own.FateFloor), local.Missing(w.dots)}
+	others, err := r.nearElsewhere(ctx, ring, p, key, elsewhere, replicas-len(reads))
+	reads = append(reads, others...)
+	if len(reads) == 0 {
+		switch {
+		case refused != nil:
+			return nearRead{}, refused // what the replica here lacks, nobody had
+		case err != nil && !errors.Is(err, errNotDelivered):
+			return nearRead{}, err
+		case own.Tentative != nil && len(elsewhere.dots) == 0 && elsewhere.index <= own.Tentative.Base:
+			return nearRead{own, r.self}, nil
+		}
+		return nearRead{}, noReplica(ring, r.self, p, "")
+	}
+	merged := nearRead{own, r.self}
+	for _, read := range reads {
+		if !merged.State || read.Applied > merged.Applied {
+			merged.from = read.from
+		}
+		merged.LocalRead = storage.MergeReads(merged.LocalRead, read.LocalRead)
+	}
+	return merged, local.Complete(&merged.LocalEntry)
+}
+
+// nearElsewhere asks other nodes with a replica, at most count that answer:
+// first those that have accepted what the session saw.
+func (r *router) nearElsewhere(ctx context.Context, ring *control.State, p partition.ID, key []byte, w want, count int) ([]nearRead, error) {
+	nodes := r.nearest(ring, p)
+	slices.SortStableFunc(nodes, func(a, b partition.NodeID) int {
+		return b2i(w.names(b)) - b2i(w.names(a))
+	})
+	frame := w.frame(p, key)
+	var found []nearRead
+	var refused error
+	for len(nodes) > 0 && len(found) < count {
+		now := nodes[:min(count-len(found), len(nodes))]
+		nodes = nodes[len(now):]
+		reads, errs := make([]storage.LocalRead, len(now)), make([]error, len(now))
+		var asked sync.WaitGroup
+		for i, node := range now {
+			asked.Go(func() { reads[i], errs[i] = r.nearAt(ctx, p, node, frame) })
+		}
+		asked.Wait()
+		for i := range now {
+			if errs[i] == nil {
+				found = append(found, nearRead{reads[i], now[i]})
+			} else if refused == nil || errors.Is(refused, errNotDelivered) {
+				refused = errs[i]
+			}
+		}
+	}
+	return found, refused
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// names reports whether the session has seen an undecided write of that node.
+func (w want) names(node partition.NodeID) bool {
+	return slices.ContainsFunc(w.dots, func(r storage.DotRange) bool { return r.Node == node })
+}
+
+func (r *router) nearAt(ctx context.Context, p partition.ID, node partition.NodeID, frame []byte) (storage.LocalRead, error) {
+	answer, err := r.peers.hop(ctx, node, frame)
+	if err != nil {
+		return storage.LocalRead{}, err
+	}
+	read, err := storage.DecodeLocalRead(answer)
+	if err != nil {
+		return storage.LocalRead{}, fmt.Errorf("answer of %s: %w", node, err)
+	}
+	r.exchange.Hear(p, read.Applied)
+	return read, nil
+}
+
+// near reads at the replica here, once it holds what is wanted.
+func (h *replica) near(ctx context.Context, key []byte, w want, merge bool) (read storage.LocalRead, err error) {
+	log, err := h.exchange.Tentative(h.partition)
+	if err != nil {
+		return storage.LocalRead{}, err
+	}
+	if err := h.meets(ctx, log, w); err != nil {
+		return storage.LocalRead{}, err
+	}
+	if local := (storage.Local{State: h.state, Log: log}); merge {
+		read, err = local.ReadToMerge(key)
+	} else {
+		read, err = local.Read(key)
+	}
+	switch {
+	case errors.Is(err, storage.ErrBehind):
+		return storage.LocalRead{}, behind(h.partition, err, h.servedBy+" has shown more than it holds now")
+	case err != nil:
+		return storage.LocalRead{}, fmt.Errorf("read partition %d: %w", h.partition, err)
+	}
+	return read, nil
+}
+
+// meets returns nil once the replica here holds what is wanted, and refuses what
+// it does not get soon.
+func (h *replica) meets(ctx context.Context, log *storage.TentativeLog, w want) error {
+	index := max(w.index, log.FateFloor())
+	if fault.On(fault.SessionEarly) {
+		return nil
+	}
+	if applied, _ := h.state.Applied(); applied < index {
+		soon, cancel := context.WithTimeout(ctx, catchUpWait)
+		err := h.group.WaitApplied(soon, index)
+		cancel()
+		if err != nil {
+			applied, _ = h.state.Applied()
+			return behind(h.partition, err, fmt.Sprintf("it has seen entry %d, %s has applied %d", index, h.servedBy, applied))
+		}
+	}
+	if len(w.dots) == 0 {
+		return nil
+	}
+	if left := (storage.Local{State: h.state, Log: log}).Missing(w.dots); len(left) > 0 {
+		return behind(h.partition, nil, fmt.Sprintf("%s does not hold its eventual writes %s", h.servedBy, dotNames(left)))
+	}
+	return nil
+}
+
+// The frame of an eventual read on its hop:
+//
+//	kind (1) | partition (4) | index (8) | dots' length (2) | dots | key
+//
+// with all numbers big endian, the dots as a set.
+const nearHeader = 1 + 4 + 8 + 2
+
+func (w want) frame(p partition.ID, key []byte) []byte {
+	var set []byte
+	if len(w.dots) > 0 {
+		set = storage.AppendDotSet(nil, dots(w.dots))
+	}
+	b := make([]byte, 0, nearHeader+len(set)+len(key))
+	b = binary.BigEndian.AppendUint32(append(b, byte(hopNear)), uint32(p))
+	b = binary.BigEndian.AppendUint64(b, w.index)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(set)))
+	return append(append(b, set...), key...)
+}
+
+// decodeNear reads a frame without its kind.
+func decodeNear(b []byte) (p partition.ID, key []byte, w want, err error) {
+	if len(b) < nearHeader-1 {
+		return 0, nil, want{}, errors.New("eventual read: cut short")
+	}
+	p = partition.ID(binary.BigEndian.Uint32(b))
+	w.index = binary.BigEndian.Uint64(b[4:])
+	n, rest := int(binary.BigEndian.Uint16(b[12:])), b[14:]
+	if n > len(rest) {
+		return 0, nil, want{}, errors.New("eventual read: cut short")
+	}
+	if n > 0 {
+		set, err := storage.DecodeDotSet(rest[:n])
+		if err != nil {
+			return 0, nil, want{}, fmt.Errorf("eventual read: %w", err)
+		}
+		w.dots = slices.Collect(set.Ranges())
+	}
+	if key = rest[n:]; len(key) == 0 || len(key) > storage.MaxKeyBytes {
+		return 0, nil, want{}, fmt.Errorf("eventual read: key of %d bytes", len(key))
+	}
+	return p, key, w, nil
+}
+
+// near answers an eventual read that came by a hop.
+func (s *hopServer) near(ctx context.Context, body []byte) ([]byte, error) {
+	p, key, w, err := decodeNear(body)
+	if err != nil {
+		return nil, badHop(err)
+	}
+	here, err := s.replica(p)
+	if err != nil {
+		return nil, err
+	}
+	read, err := here.near(ctx, key, w, true)
+	if err != nil {
+		return nil, err
+	}
+	return storage.AppendLocalRead(nil, &read), nil
+}

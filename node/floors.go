@@ -1,0 +1,75 @@
+package node
+
+import (
+	"context"
+
+	"github.com/capstan-kv/capstan/node/reports"
+	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/storage"
+)
+
+// openReports has this node tell the others how far its partitions are, and
+// move the floors of those that it leads.
+func (n *Node) openReports() (err error) {
+	n.reports, err = reports.New(reports.Config{
+		Self: n.id, Start: n.identity.Starts(), Peers: peers{n.transport}, Ring: n.ring, Alive: n.alive,
+		Tentative: func(p partition.ID) (reports.Tentative, error) { return n.exchange.Tentative(p) },
+		Replica: func(p partition.ID) reports.Replica {
+			if here := n.replicas.replica(p); here != nil && !here.failed() {
+				return reportsReplica{here}
+			}
+			return nil
+		},
+		Events: n.journal.reports,
+	})
+	if err != nil {
+		return err
+	}
+	n.sessions.everywhere = n.reports.AppliedEverywhere
+	n.tasks.Go(func() { n.reports.Run(n.ctx) })
+	return nil
+}
+
+// exists says of dots of p whether they are those of writes: held here, or
+// promoted.
+func (n *Node) exists(p partition.ID) func(storage.Dot) bool {
+	log, err := n.exchange.Tentative(p)
+	if err != nil {
+		return func(storage.Dot) bool { return false }
+	}
+	here := n.replicas.replica(p)
+	return func(d storage.Dot) bool { return log.Holds(d) || here != nil && here.state.PromotedHas(d) }
+}
+
+// reportsReplica is a replica as the reporter uses it.
+type reportsReplica struct{ *replica }
+
+func (h reportsReplica) Generation() uint32                   { return h.state.Replica().Generation }
+func (h reportsReplica) Leads() bool                          { return h.group.Leads() }
+func (h reportsReplica) Durable() uint64                      { return h.state.Durable() }
+func (h reportsReplica) Floor() uint64                        { return h.state.Floor() }
+func (h reportsReplica) Collectable(floor uint64) bool        { return h.state.Collectable(floor) }
+func (h reportsReplica) Forfeited(node partition.NodeID) bool { return h.state.Forfeited(node) }
+
+func (h reportsReplica) Applied() uint64 {
+	applied, _ := h.state.Applied()
+	return applied
+}
+
+func (h reportsReplica) RaiseFloor(ctx context.Context, floor uint64) error {
+	command, err := storage.AppendFloor(nil, floor)
+	if err != nil {
+		return err
+	}
+	_, err = h.group.Propose(ctx, command)
+	return err
+}
+
+func (h reportsReplica) Forfeit(ctx context.Context, node partition.NodeID) error {
+	command, err := storage.AppendForfeit(nil, node)
+	if err != nil {
+		return err
+	}
+	_, err = h.group.Propose(ctx, command)
+	return err
+}

@@ -1,0 +1,240 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/capstan-kv/capstan/node/control"
+	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/replication"
+	"github.com/capstan-kv/capstan/replication/session"
+	"github.com/capstan-kv/capstan/storage"
+)
+
+// sessions reads the tokens and receipts of requests and writes those of
+// answers. Safe for concurrent use.
+type sessions struct {
+	ring func() *control.State
+	// everywhere is an index that every replica of the partition has applied
+	// for good: what a token says of the partition up to there goes without
+	// saying. 0 if it is not known.
+	everywhere func(partition.ID) uint64
+	// exists says of dots of the partition whether they are those of writes.
+	exists func(partition.ID) func(storage.Dot) bool
+
+	keyed atomic.Pointer[keyedCodec]
+}
+
+// keyedCodec is the codec of the cluster that this node belongs to.
+type keyedCodec struct {
+	cluster string
+	*session.Codec
+}
+
+func (s *sessions) codec() (*session.Codec, error) {
+	ring := s.ring()
+	if !ring.Founded() {
+		return nil, notInCluster()
+	}
+	if keyed := s.keyed.Load(); keyed != nil && keyed.cluster == ring.ClusterID {
+		return keyed.Codec, nil
+	}
+	keyed := &keyedCodec{ring.ClusterID, session.NewCodec(ring.ClusterID, ring.SessionKey())}
+	s.keyed.Store(keyed)
+	return keyed.Codec, nil
+}
+
+// past is what the session of a request has seen and written; empty for a
+// request without one.
+func (s *sessions) past(token string) (*session.Token, error) {
+	codec, err := s.codec()
+	if err != nil {
+		return nil, err
+	}
+	past, err := codec.Decode(token)
+	if err != nil {
+		return nil, badToken("session token", err)
+	}
+	return past, nil
+}
+
+// token is the session after an answer. What every replica holds is left out.
+func (s *sessions) token(now *session.Token) (string, error) {
+	codec, err := s.codec()
+	if err != nil {
+		return "", err
+	}
+	if s.everywhere != nil {
+		var known []partition.ID
+		for p := range now.Partitions() {
+			if index := now.Index(p); index > 0 && index <= s.everywhere(p) && len(now.Undecided(p)) == 0 {
+				known = append(known, p)
+			}
+		}
+		for _, p := range known {
+			now.Drop(p)
+		}
+	}
+	text, err := codec.Encode(now)
+	if errors.Is(err, session.ErrTooLarge) && s.exists != nil {
+		for p := range now.Partitions() {
+			now.Widen(p, s.exists(p))
+		}
+		text, err = codec.Encode(now)
+	}
+	if errors.Is(err, session.ErrTooLarge) {
+		return "", tooMuchPast()
+	}
+	return text, err
+}
+
+// roomyToken is the length, in bytes, up to which a token can surely take up
+// one more write: a dot of a node of which it has none yet, in a partition of
+// which it has none.
+const roomyToken = session.MaxTokenBytes - 1024
+
+// room refuses a write, before it is stored, whose session could not be told
+// of it.
+func (s *sessions) room(token string) error {
+	if len(token) <= roomyToken {
+		return nil
+	}
+	return tooMuchPast()
+}
+
+func tooMuchPast() *replication.Error {
+	return &replication.Error{
+		Reason: replication.SessionBehind, Outcome: replication.NotApplied,
+		Message: "the session has more of unpromoted eventual writes than fits into a token",
+		Try:     "again when they are promoted, or without the session",
+	}
+}
+
+// merge makes one token of several.
+func (s *sessions) merge(tokens []string) (string, error) {
+	all := new(session.Token)
+	for _, token := range tokens {
+		past, err := s.past(token)
+		if err != nil {
+			return "", err
+		}
+		all.Merge(past)
+	}
+	return s.token(all)
+}
+
+// receipt reads one that this cluster has given.
+func (s *sessions) receipt(text string) (session.Receipt, error) {
+	codec, err := s.codec()
+	if err != nil {
+		return session.Receipt{}, err
+	}
+	receipt, err := codec.DecodeReceipt(text)
+	if err != nil {
+		return session.Receipt{}, badToken("receipt", err)
+	}
+	if ring := s.ring(); int(receipt.Partition) >= len(ring.Partitions) {
+		return session.Receipt{}, badToken("receipt", session.ErrMalformed)
+	}
+	return receipt, nil
+}
+
+func badToken(what string, err error) *replication.Error {
+	e := &replication.Error{Reason: replication.BadToken, Outcome: replication.NotApplied}
+	if errors.Is(err, session.ErrForeign) {
+		e.Message, e.Try = "the "+what+" is of another cluster", "without it, or at the cluster that gave it"
+		return e
+	}
+	e.Message, e.Try = "the "+what+" was not given by this cluster, or is damaged", "without it"
+	return e
+}
+
+// MergeSessions answers api.KV.
+func (r *router) MergeSessions(_ context.Context, tokens []string) (string, error) {
+	return r.sessions.merge(tokens)
+}
+
+// settle has the session's unpromoted writes in the partition promoted, so that
+// what goes through the log comes after them, and returns the index by which
+// they are decided.
+func (h *replica) settle(ctx context.Context, past *session.Token) error {
+	open := past.Undecided(h.partition)
+	if len(open) == 0 {
+		return nil
+	}
+	if err := h.group.Refuses(); err != nil {
+		return err // at once: nothing can be promoted
+	}
+	ctx, cancel := inTimeToAnswer(ctx)
+	defer cancel()
+	index, err := h.exchange.AwaitDecided(ctx, h.partition, open, true)
+	if err != nil {
+		return err
+	}
+	past.SettleAll(h.partition, index, dots(open))
+	return nil
+}
+
+// inTimeToAnswer ends a tenth before ctx, so that a refusal still reaches those
+// who passed the request on, to whom silence would be an unknown outcome.
+func inTimeToAnswer(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, time.Until(deadline)*9/10)
+}
+
+// tidy drops from the session what this replica has applied the fate of.
+func (h *replica) tidy(past *session.Token) {
+	if len(past.Undecided(h.partition)) == 0 {
+		return
+	}
+	promoted := h.state.Promoted() // before the index: that then covers it
+	applied, _ := h.state.Applied()
+	past.SettleAll(h.partition, applied, promoted)
+	past.Lose(h.partition, h.state.Forfeited)
+}
+
+// dots is ranges as a set.
+func dots(ranges []storage.DotRange) *storage.DotSet {
+	set := &storage.DotSet{}
+	for _, r := range ranges {
+		_ = set.AddRange(r) // they were those of a set
+	}
+	return set
+}
+
+// behind is the refusal of a request whose session's past has not arrived.
+func behind(p partition.ID, cause error, what string) *replication.Error {
+	var e *replication.Error
+	if errors.As(cause, &e) && e.Reason != replication.Deadline {
+		told := *e
+		told.Message = fmt.Sprintf("the session's past in partition %d is not here: %s: %s", p, what, e.Message)
+		return &told
+	}
+	return &replication.Error{
+		Reason: replication.SessionBehind, Outcome: replication.NotApplied, Err: cause,
+		Message: fmt.Sprintf("the session's past in partition %d is not here: %s", p, what),
+		Try:     "again, another node, or without the session for any answer",
+	}
+}
+
+// maxNamedDots bounds the writes that one refusal names.
+const maxNamedDots = 4
+
+func dotNames(dots []storage.DotRange) string {
+	names := make([]string, 0, maxNamedDots)
+	for i, r := range dots {
+		if i == maxNamedDots {
+			names = append(names, fmt.Sprintf("and %d more", len(dots)-i))
+			break
+		}
+		names = append(names, r.String())
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,135 @@
+package node
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/capstan-kv/capstan/node/control"
+	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/replication/exchange"
+	"github.com/capstan-kv/capstan/storage"
+	"github.com/capstan-kv/capstan/storage/hlc"
+)
+
+// heardWithin is how long ago a node was heard of that counts as reachable: as
+// long as a follower waits for its leader.
+const heardWithin = 1500 * time.Millisecond
+
+// heardOf says whether a node is worth asking: it was heard of lately, or no
+// connection to it was needed before and gossip believes in it.
+func (n *Node) heardOf(node partition.NodeID) bool {
+	if ago, ok := n.transport.LastHeard(node); ok {
+		return ago < heardWithin
+	}
+	return n.alive()[node]
+}
+
+// openExchange opens what holds this node's tentative writes.
+func (n *Node) openExchange() (err error) {
+	n.router.heard = n.heardOf
+	n.exchange, err = exchange.New(exchange.Config{
+		Self: n.id, Log: n.log, Clock: n.clock, Peers: peers{n.transport},
+		Ring: func() exchange.Placement {
+			if ring := n.ring(); ring.Placed() {
+				return placement{ring}
+			}
+			return nil
+		},
+		Replica: func(p partition.ID) exchange.Replica {
+			if here := n.replicas.replica(p); here != nil && !here.failed() {
+				return exchangeReplica{here}
+			}
+			return nil
+		},
+		Leader: n.leaderOf,
+		Events: n.onExchange,
+	})
+	return err
+}
+
+// leaderOf is who leads p as far as this node knows. Without a replica, and
+// without having heard lately, it is a replica that will know.
+func (n *Node) leaderOf(p partition.ID) partition.NodeID {
+	if here := n.replicas.replica(p); here != nil {
+		return here.leader()
+	}
+	if hint := n.router.hint(p); hint != "" && n.heardOf(hint) {
+		return hint
+	}
+	ring := n.ring()
+	if int(p) >= len(ring.Partitions) {
+		return ""
+	}
+	if nodes := n.router.nearest(ring, p); len(nodes) > 0 {
+		return nodes[rand.IntN(len(nodes))]
+	}
+	return ""
+}
+
+func (n *Node) onExchange(e exchange.Event) {
+	n.journal.exchange(e)
+	if e, ok := e.(exchange.HandedIn); ok {
+		for _, lag := range e.Lags {
+			n.metrics.Promoted(lag)
+		}
+	}
+}
+
+// placement is the ring as the exchange asks for it.
+type placement struct{ ring *control.State }
+
+func (p placement) Partitions() int { return len(p.ring.Partitions) }
+
+func (p placement) Replicas(id partition.ID) []partition.NodeID {
+	if int(id) >= len(p.ring.Partitions) {
+		return nil
+	}
+	var nodes []partition.NodeID
+	for _, placed := range p.ring.Partitions[id].Replicas {
+		if node, ok := p.ring.Node(placed.Node); ok && node.State != control.Left {
+			nodes = append(nodes, placed.Node)
+		}
+	}
+	return nodes
+}
+
+// Nodes are all that belong to the cluster, dead ones included.
+func (p placement) Nodes() []partition.NodeID {
+	var nodes []partition.NodeID
+	for _, node := range p.ring.Nodes {
+		if node.State != control.Left {
+			nodes = append(nodes, node.ID)
+		}
+	}
+	return nodes
+}
+
+// exchangeReplica is a replica as the exchange uses it.
+type exchangeReplica struct{ *replica }
+
+func (h exchangeReplica) Leads() bool { return h.group.Leads() }
+
+func (h exchangeReplica) Propose(ctx context.Context, command []byte) (any, error) {
+	return h.group.Propose(ctx, command)
+}
+
+func (h exchangeReplica) WaitApplied(ctx context.Context, index uint64) error {
+	return h.group.WaitApplied(ctx, index)
+}
+
+func (h exchangeReplica) Applied() (index, term uint64)            { return h.state.Applied() }
+func (h exchangeReplica) Promoted() *storage.DotSet                { return h.state.Promoted() }
+func (h exchangeReplica) PromotedHas(d storage.Dot) bool           { return h.state.PromotedHas(d) }
+func (h exchangeReplica) Fate(d storage.Dot) (storage.Fate, error) { return h.state.Fate(d) }
+
+func (h exchangeReplica) Forfeited(node partition.NodeID) bool { return h.state.Forfeited(node) }
+
+// Newest is the timestamp of what the replica holds for key, be it a tombstone.
+func (h exchangeReplica) Newest(key []byte) (hlc.Timestamp, error) {
+	value, found, err := h.state.Get(key)
+	if err != nil || !found {
+		return 0, err
+	}
+	return value.Version.Timestamp, nil
+}
