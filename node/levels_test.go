@@ -372,3 +372,24 @@ func TestStatusShowsTheBacklog(t *testing.T) {
 		}
 	})
 }
+
+// The records of decided writes go from the tentative log, so that they do not
+// count against its bounds.
+func TestSettledWritesAreErased(t *testing.T) {
+	inCluster(t, 3, func(w *world) {
+		for i := range 30 {
+			w.machines[i%3].mustWrite(ask{level: eventual, acks: 2}, keyIn(partition.ID(i%4), 4, i), "v")
+		}
+		w.eventually(time.Minute, "nothing of them is left", func() error {
+			for _, m := range w.machines {
+				if use := m.running().log.TentativeUse(); use.DiskBytes > 0 {
+					return fmt.Errorf("%s holds %d bytes", m.name, use.DiskBytes)
+				}
+			}
+			return nil
+		})
+		for i := range 30 {
+			w.machines[0].mustRead(ask{}, keyIn(partition.ID(i%4), 4, i), "v")
+		}
+	})
+}

@@ -238,7 +238,7 @@ func (n *Node) openPeers() (err error) {
 	}
 	n.onClose(n.transport.Close)
 	if n.host, err = replication.NewHost(replication.HostConfig{
-		Self: n.id, Peers: peers{n.transport}, Events: n.journal.replication, Elapsed: n.config.Elapsed,
+		Self: n.id, Peers: peers{n.transport}, Events: n.onReplication, Elapsed: n.config.Elapsed,
 	}); err != nil {
 		return err
 	}
@@ -302,6 +302,7 @@ func (n *Node) openGossip() (err error) {
 		return n.members.Close()
 	})
 	n.tasks.Go(n.watchGossip)
+	n.tasks.Go(n.settle)
 	return nil
 }
 

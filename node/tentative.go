@@ -7,6 +7,7 @@ import (
 
 	"github.com/capstan-kv/capstan/node/control"
 	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/replication"
 	"github.com/capstan-kv/capstan/replication/exchange"
 	"github.com/capstan-kv/capstan/storage"
 	"github.com/capstan-kv/capstan/storage/hlc"
@@ -65,6 +66,75 @@ func (n *Node) leaderOf(p partition.ID) partition.NodeID {
 		return nodes[rand.IntN(len(nodes))]
 	}
 	return ""
+}
+
+// onReplication has tentative writes handed in as soon as a partition has a leader.
+func (n *Node) onReplication(e replication.Event) {
+	n.journal.replication(e)
+	var of storage.Replica
+	switch e := e.(type) {
+	case replication.LeaderObserved:
+		of = e.Replica
+	case replication.LeadershipProven:
+		of = e.Replica
+	default:
+		return
+	}
+	if p, ok := of.Group.Partition(); ok {
+		n.exchange.Kick(p)
+	}
+}
+
+const (
+	// settleEvery is how often what was decided is made durable in the state, so
+	// that its records in the tentative log can go: until then they count
+	// against its bounds. It also bounds how old an index is that sessions drop.
+	settleEvery = 10 * time.Second
+	// settleLook is how often there is a look whether so many wait that it is to
+	// be done at once.
+	settleLook = time.Second
+	maxSettled = 20_000
+)
+
+// settle makes the state durable from time to time. It ends with the node.
+func (n *Node) settle() {
+	look := time.NewTicker(settleLook)
+	defer look.Stop()
+	last, synced := time.Now(), map[partition.ID]uint64{}
+	for {
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-look.C:
+		}
+		settled := 0
+		for _, held := range n.exchange.Backlog() {
+			settled += held.Settled
+		}
+		if settled < maxSettled && time.Since(last) < settleEvery {
+			continue
+		}
+		last = time.Now()
+		moved := false
+		for _, here := range n.replicas.all() {
+			applied, _ := here.state.Applied()
+			moved = moved || applied > synced[here.partition]
+			synced[here.partition] = applied
+		}
+		if !moved && settled == 0 {
+			continue
+		}
+		if err := n.state.Sync(); n.ctx.Err() != nil {
+			return
+		} else if err != nil {
+			n.journal.log.Warn("the state was not made durable, will be tried again", "err", err)
+			clear(synced)
+			continue
+		}
+		for _, here := range n.replicas.all() {
+			n.exchange.Durable(here.partition, here.state.Durable())
+		}
+	}
 }
 
 func (n *Node) onExchange(e exchange.Event) {
