@@ -38,13 +38,16 @@ func (c clusterService) LocateKey(_ context.Context, req *capstanv1.LocateKeyReq
 		}
 	}
 	s.needed = voters/2 + 1
+	s.refused = s.reachable < s.needed
 	leader := n.router.hint(p)
 	if here := n.replicas.replica(p); here != nil && !here.failed() {
 		s.here = true
 		leader = here.leader()
 		s.reachable, s.needed = here.group.Reachable()
-	} else if !alive[leader] {
-		leader = "" // it led when last heard of
+		s.refused = here.group.Refuses() != nil
+	}
+	if s.refused || !alive[leader] {
+		leader = "" // it led when last heard of; Raft believes in it for a while longer
 	}
 	if leader != "" {
 		s.leader = nameOf(ring, leader)
@@ -60,6 +63,8 @@ type situation struct {
 	self string
 	// here: it has a replica that serves.
 	here bool
+	// refused: it would refuse linearizable operations at once.
+	refused bool
 	// leader is who leads as far as it knows, near another replica's node that
 	// it reaches; empty if there is none.
 	leader, near string
@@ -78,7 +83,7 @@ func (s situation) routes() []*capstanv1.Route {
 		away = s.near
 	}
 	switch {
-	case s.reachable < s.needed:
+	case s.refused:
 		strict.Refusal = fmt.Sprintf("%d of %d replicas needed", s.needed, s.replicas)
 	case s.here && s.leader == "":
 		strict.Refusal = "no leader is known"
