@@ -277,11 +277,13 @@ func TestARetryNeverOutlivesTheDeadline(t *testing.T) {
 	cluster.nodes[0].failWith(func(string) error {
 		return failure(connect.CodeUnavailable, "no quorum", notApplied(capstanv1.Reason_REASON_NO_QUORUM))
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	// Long beside a single attempt also on a busy machine: one that the deadline
+	// ends has an unknown outcome, rightly.
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	began := time.Now()
 	_, err := c.Put(ctx, []byte("k"), nil)
-	if took := time.Since(began); took > 2*time.Second {
+	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("it took %s", took)
 	}
 	if !client.IsNotApplied(err) || !errors.Is(err, client.ErrNoQuorum) {

@@ -228,10 +228,14 @@ func backoff(attempt int) time.Duration {
 	return min(d, backoffMost)
 }
 
+// leastAttempt is the time below which no further attempt begins: its deadline
+// would most likely end it, and make an unknown outcome of a definite one.
+const leastAttempt = 50 * time.Millisecond
+
 // wait reports whether there is time for another attempt after a backoff.
 func wait(ctx context.Context, attempt int) bool {
 	d := rand.N(backoff(attempt))
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d+leastAttempt {
 		return false
 	}
 	timer := time.NewTimer(d)
