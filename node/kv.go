@@ -90,15 +90,21 @@ func (h *replica) current(ctx context.Context, read committedRead, past *session
 	if read.level != capstanv1.Consistency_CONSISTENCY_BOUNDED_STALENESS {
 		return 0, h.fresh(ctx)
 	}
-	if staleness, err = h.group.Bounded(ctx, read.maxStaleness); err != nil {
-		return 0, err
-	}
 	index := past.Index(h.partition)
-	if err := h.group.WaitApplied(ctx, index); err != nil {
-		applied, _ := h.state.Applied()
-		return 0, behind(h.partition, err, fmt.Sprintf("it has seen entry %d, %s has applied %d", index, h.servedBy, applied))
+	for {
+		if staleness, err = h.group.Bounded(ctx, read.maxStaleness); err != nil {
+			return 0, err
+		}
+		if applied, _ := h.state.Applied(); applied >= index {
+			return staleness, nil
+		}
+		// The state is young enough, and older than what the session has seen.
+		// Waiting makes it older: its age is asked for anew.
+		if err := h.group.WaitApplied(ctx, index); err != nil {
+			applied, _ := h.state.Applied()
+			return 0, behind(h.partition, err, fmt.Sprintf("it has seen entry %d, %s has applied %d", index, h.servedBy, applied))
+		}
 	}
-	return staleness, nil
 }
 
 // fresh returns once the state here holds every write that was acknowledged

@@ -234,6 +234,31 @@ func TestBoundedReads(t *testing.T) {
 	})
 }
 
+// A bounded read that waits for what its session has seen is as old as the
+// state is when it answers, not when it began to wait.
+func TestABoundedReadAgesWhileItWaits(t *testing.T) {
+	g := &gates{}
+	inCluster(t, 3, func(w *world) {
+		leader := w.leaderOf(0)
+		m := w.others(leader)[0]
+		key, me := keyIn(0, 4, 1), &talk{}
+		const within = time.Minute
+		leader.mustWrite(ask{}, key, "old")
+		m.mustRead(ask{}, key, "old")
+		open := g.shut(m, 0)
+		defer open()
+		leader.mustWrite(ask{talk: me}, key, "new")
+		time.Sleep(time.Second) // it has the entry, and does not apply it
+		w.cut(m)
+		cut := time.Now()
+		time.AfterFunc(10*time.Second, open)
+		r := m.mustRead(ask{talk: me, level: bounded, within: within, wait: 30 * time.Second}, key, "new")
+		if s := r.GetFreshness().GetStaleness().AsDuration(); s < time.Since(cut) {
+			t.Errorf("staleness %v, nothing was heard for %v", s, time.Since(cut))
+		}
+	}, g.guard)
+}
+
 func TestSessions(t *testing.T) {
 	inCluster(t, 3, func(w *world) {
 		n1, n2, n3 := w.machines[0], w.machines[1], w.machines[2]
