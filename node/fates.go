@@ -1,12 +1,16 @@
 package node
 
 import (
+	"bytes"
+	"container/heap"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -146,40 +150,98 @@ func (s *hopServer) fate(body []byte) ([]byte, error) {
 	return proto.Marshal(resp)
 }
 
-// conflictPage is how many conflicts travel at a time; values of the largest
-// size travel alone.
-const conflictPage = 256
+const (
+	// conflictPage is how many conflicts travel at a time; values of the largest
+	// size travel alone.
+	conflictPage = 256
+	// conflictsAtOnce bounds the partitions whose first pages are asked for side
+	// by side.
+	conflictsAtOnce = 16
+)
 
-// ListConflicts answers api.KV: partition by partition, each in the order of
-// keys, from the replica here or the nearest one.
+// ListConflicts answers api.KV: it merges the partitions' lists in the order of
+// keys, each from the replica here or the nearest one.
 func (r *router) ListConflicts(ctx context.Context, req *capstanv1.ListConflictsRequest, emit func(*capstanv1.ListConflictsResponse) error) error {
 	ring := r.ring()
 	if !ring.Placed() {
 		return notInCluster()
 	}
-	left := int(req.GetLimit())
-	for _, p := range partitionsOf(&capstanv1.ScanRequest{Prefix: req.GetPrefix()}, len(ring.Partitions)) {
-		ask := conflictsAsk{Partition: p, Prefix: req.GetPrefix(), Limit: conflictPage}
-		for more := true; more; {
-			if req.GetLimit() > 0 {
-				ask.Limit = min(conflictPage, left)
-			}
-			page, err := r.conflicts(ctx, ring, ask)
-			if err != nil {
+	most := conflictPage
+	if limit := int(req.GetLimit()); limit > 0 {
+		most = min(most, limit)
+	}
+	from := partitionsOf(&capstanv1.ScanRequest{Prefix: req.GetPrefix()}, len(ring.Partitions))
+	lists := make([]*conflictList, len(from))
+	openers, opening := errgroup.WithContext(ctx)
+	openers.SetLimit(conflictsAtOnce)
+	for i, p := range from {
+		lists[i] = &conflictList{ask: conflictsAsk{Partition: p, Prefix: req.GetPrefix(), Limit: most}, more: true}
+		openers.Go(func() error { return lists[i].fill(opening, r, ring) })
+	}
+	if err := openers.Wait(); err != nil {
+		return err
+	}
+	heads := conflictHeap(slices.DeleteFunc(lists, func(l *conflictList) bool { return len(l.page) == 0 }))
+	heap.Init(&heads)
+	var page []*capstanv1.Conflict
+	size := 0
+	for sent := 0; len(heads) > 0 && (req.GetLimit() == 0 || sent < int(req.GetLimit())); sent++ {
+		l := heads[0]
+		c := l.page[0]
+		l.page = l.page[1:]
+		if page, size = append(page, c), size+len(c.GetKey())+len(c.GetLosingValue()); len(page) == conflictPage || size >= pageBytes {
+			if err := emit(&capstanv1.ListConflictsResponse{Conflicts: page}); err != nil {
 				return err
 			}
-			if len(page.conflicts) > 0 {
-				if err := emit(&capstanv1.ListConflictsResponse{Conflicts: page.conflicts}); err != nil {
-					return err
-				}
-			}
-			ask.After, more = page.next, page.next != nil
-			if left -= len(page.conflicts); req.GetLimit() > 0 && left <= 0 {
-				return nil
-			}
+			page, size = nil, 0
+		}
+		if err := l.fill(ctx, r, ring); err != nil {
+			return err
+		}
+		if len(l.page) > 0 {
+			heap.Fix(&heads, 0)
+		} else {
+			heap.Pop(&heads)
 		}
 	}
+	if len(page) == 0 {
+		return nil
+	}
+	return emit(&capstanv1.ListConflictsResponse{Conflicts: page})
+}
+
+// conflictList is the rest of one partition's list.
+type conflictList struct {
+	ask  conflictsAsk
+	page []*capstanv1.Conflict
+	more bool // behind the page
+}
+
+// fill fetches the next page if the one in hand is used up.
+func (l *conflictList) fill(ctx context.Context, r *router, ring *control.State) error {
+	for len(l.page) == 0 && l.more {
+		page, err := r.conflicts(ctx, ring, l.ask)
+		if err != nil {
+			return err
+		}
+		l.page, l.ask.After, l.more = page.conflicts, page.next, page.next != nil
+	}
 	return nil
+}
+
+type conflictHeap []*conflictList
+
+func (h conflictHeap) Len() int { return len(h) }
+func (h conflictHeap) Less(i, j int) bool {
+	return bytes.Compare(h[i].page[0].GetKey(), h[j].page[0].GetKey()) < 0
+}
+func (h conflictHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *conflictHeap) Push(x any)   { *h = append(*h, x.(*conflictList)) }
+func (h *conflictHeap) Pop() any {
+	old := *h
+	last := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return last
 }
 
 // conflictsAsk asks for a page of a partition's conflicts.

@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
@@ -134,14 +136,7 @@ func TestHints(t *testing.T) {
 		m.mustBecome(passed.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
 
 		w.cut(m)
-		w.eventually(time.Minute, "nobody is heard", func() error {
-			for _, o := range w.others(m) {
-				if m.running().heardOf(o.running().id) {
-					return fmt.Errorf("%s is", o.name)
-				}
-			}
-			return nil
-		})
+		m.awaitAlone()
 		hint := m.mustWrite(ask{level: eventual}, key, "hint")
 		if hint.GetServedBy() != m.name {
 			t.Errorf("the hint was accepted by %s", hint.GetServedBy())
@@ -302,6 +297,51 @@ func TestSessions(t *testing.T) {
 		n2.mustBecome(after.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
 		n2.mustRead(ask{talk: you, level: linearizable}, key, "informed")
 		n2.mustRead(ask{talk: me, level: linearizable}, key, "informed")
+	})
+}
+
+// What was lost is listed in the order of keys, over all partitions, also by a
+// node that has to ask others for them.
+func TestConflictsAreListedInTheOrderOfKeys(t *testing.T) {
+	inCluster(t, 5, func(w *world) {
+		m := w.machines[4]
+		rest := w.others(m)
+		var want []string
+		w.cut(m)
+		for p := range partition.ID(4) {
+			w.leaderOf(p, rest...)
+			for i := range 3 {
+				want = append(want, keyIn(p, 4, i))
+			}
+		}
+		for _, key := range want {
+			rest[0].mustWrite(ask{}, key, "won")
+		}
+		m.awaitAlone()
+		for i, key := range want {
+			for range 1 + i%2 { // some lose twice
+				m.mustWrite(ask{level: eventual}, key, "lost")
+			}
+		}
+		w.heal()
+		w.awaitNoBacklog()
+		slices.Sort(want)
+		for _, at := range w.machines {
+			found, err := at.conflicts("")
+			if err != nil || len(found) != 18 {
+				t.Fatalf("%s lists %d conflicts, %v", at.name, len(found), err)
+			}
+			var keys []string
+			for _, c := range found {
+				keys = append(keys, string(c.GetKey()))
+			}
+			if !slices.IsSorted(keys) || !slices.Equal(slices.Compact(keys), want) {
+				t.Errorf("%s lists them as %v", at.name, keys)
+			}
+			if first, err := at.conflictsUpTo("", 5); err != nil || len(first) != 5 || !proto.Equal(first[4], found[4]) {
+				t.Errorf("%s lists as the first five %v, %v", at.name, first, err)
+			}
+		}
 	})
 }
 

@@ -156,15 +156,33 @@ func (m *machine) mustBecome(receipt string, want capstanv1.Fate) *capstanv1.Awa
 
 // conflicts are all that the node at m lists of keys with the prefix.
 func (m *machine) conflicts(prefix string) ([]*capstanv1.Conflict, error) {
+	return m.conflictsUpTo(prefix, 0)
+}
+
+// conflictsUpTo are the first so many of them; 0: all.
+func (m *machine) conflictsUpTo(prefix string, limit uint32) ([]*capstanv1.Conflict, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), requestTime)
 	defer cancel()
 	var found []*capstanv1.Conflict
-	err := m.running().router.ListConflicts(ctx, &capstanv1.ListConflictsRequest{Prefix: []byte(prefix)},
+	err := m.running().router.ListConflicts(ctx, &capstanv1.ListConflictsRequest{Prefix: []byte(prefix), Limit: limit},
 		func(page *capstanv1.ListConflictsResponse) error {
 			found = append(found, page.GetConflicts()...)
 			return nil
 		})
 	return found, err
+}
+
+// awaitAlone waits until m hears of no other machine.
+func (m *machine) awaitAlone() {
+	m.world.t.Helper()
+	m.world.eventually(time.Minute, "nobody is heard", func() error {
+		for _, o := range m.world.others(m) {
+			if m.running().heardOf(o.running().id) {
+				return fmt.Errorf("%s is", o.name)
+			}
+		}
+		return nil
+	})
 }
 
 // awaitNoBacklog waits until no machine that runs holds an undecided write.

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -62,8 +60,6 @@ why. Each partition keeps its latest ones, bounded in number, size and age.`,
 					rows = append(rows, rowOf(one))
 				}
 				p.waiting.stop()
-				// The list comes partition by partition. What one key lost stays in its order.
-				slices.SortStableFunc(rows, func(a, b conflictRow) int { return cmp.Compare(a.order, b.order) })
 				if len(rows) == 0 {
 					p.note("no conflicts")
 					return nil
@@ -73,7 +69,7 @@ why. Each partition keeps its latest ones, bounded in number, size and age.`,
 		},
 	}
 	f.add(p, cmd)
-	cmd.Flags().Uint32Var(&limit, "limit", 0, "at most so many, partition by partition (0: all)")
+	cmd.Flags().Uint32Var(&limit, "limit", 0, "at most so many (0: all)")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "and when, and the version that lost")
 	return cmd
 }
@@ -81,14 +77,13 @@ why. Each partition keeps its latest ones, bounded in number, size and age.`,
 // conflictRow is a line of the table, which keeps no more of a conflict than it
 // shows.
 type conflictRow struct {
-	order                         string // the whole key
 	key, value, lost, winner, why string
 	at                            time.Time
 }
 
 func rowOf(c client.Conflict) conflictRow {
 	r := conflictRow{
-		order: string(c.Key), key: clipped(visible(c.Key)), value: clipped(visible(c.LosingValue)), lost: c.LosingVersion.String(),
+		key: clipped(visible(c.Key)), value: clipped(visible(c.LosingValue)), lost: c.LosingVersion.String(),
 		winner: "-", why: causeText(c), at: c.Time,
 	}
 	if c.LosingDelete {
