@@ -113,7 +113,10 @@ func (r *router) nearOnce(ctx context.Context, ring *control.State, p partition.
 	}
 	var reads []nearRead
 	var refused error
-	if here := r.local.replica(p); here != nil && !here.failed() {
+	var failed *replica
+	if here := r.local.replica(p); here != nil && here.failed() {
+		failed = here
+	} else if here != nil {
 		read, err := here.near(ctx, key, w, replicas > 1)
 		if err == nil && replicas == 1 {
 			return nearRead{read, r.self}, nil
@@ -125,11 +128,16 @@ func (r *router) nearOnce(ctx context.Context, ring *control.State, p partition.
 	// This node's own writes come first: what leaves the log meanwhile raises
 	// the fate floor, and is in a state that has applied that.
 	local := storage.Local{Log: log}
-	own, err := local.ReadToMerge(key)
+	own, missing, err := local.ReadToMergeWith(key, w.dots)
 	if err != nil {
 		return nearRead{}, err
 	}
-	elsewhere := want{max(w.index, own.FateFloor), local.Missing(w.dots)}
+	elsewhere := want{max(w.index, own.FateFloor), missing}
+	if failed != nil {
+		// It has settled writes that are nowhere else on this node.
+		applied, _ := failed.state.Applied()
+		elsewhere.index = max(elsewhere.index, applied)
+	}
 	others, err := r.nearElsewhere(ctx, ring, p, key, elsewhere, replicas-len(reads))
 	reads = append(reads, others...)
 	if len(reads) == 0 {

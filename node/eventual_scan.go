@@ -36,11 +36,16 @@ func (r *router) openNear(ctx context.Context, p partition.ID, part scanPart, pa
 	if err != nil {
 		return nil, err
 	}
-	own, err := keysIn(storage.Local{Log: log}, part)
+	// In this order: what comes here after it was found missing is asked of the
+	// other node all the same, and what goes after it was found here has raised
+	// the fate floor.
+	local := storage.Local{Log: log}
+	missing := local.Missing(w.dots)
+	own, err := keysIn(local, part)
 	if err != nil {
 		return nil, err
 	}
-	elsewhere, err := r.pastElsewhere(p, past, log)
+	elsewhere, err := r.pastElsewhere(p, past, missing, log.FateFloor())
 	if err != nil {
 		return nil, err
 	}
@@ -83,11 +88,11 @@ func (r *router) openNear(ctx context.Context, p partition.ID, part scanPart, pa
 }
 
 // pastElsewhere is the token of what another node has to hold for this session:
-// what is held here is taken from here.
-func (r *router) pastElsewhere(p partition.ID, past *session.Token, log *storage.TentativeLog) (string, error) {
+// what is held here is taken from here, and what was forgotten here is decided
+// at the fate floor or below.
+func (r *router) pastElsewhere(p partition.ID, past *session.Token, missing []storage.DotRange, fateFloor uint64) (string, error) {
 	there := &session.Token{}
-	there.Saw(p, max(past.Index(p), log.FateFloor()))
-	missing := (storage.Local{Log: log}).Missing(past.Undecided(p))
+	there.Saw(p, max(past.Index(p), fateFloor))
 	rest := past.Clone()
 	held := slices.Collect(dots(past.Undecided(p)).Minus(dots(missing)))
 	rest.SettleAll(p, past.Index(p), dots(held))

@@ -76,6 +76,20 @@ func (g *gates) guard(c *Config) {
 func (g *gates) shut(m *machine, p partition.ID) (open func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	return g.shutLocked(m, p)
+}
+
+// once lets m apply what waits at its gate, and no more.
+func (g *gates) once(m *machine, p partition.ID) (open func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	before := g.closed[gate{m.name, p}]
+	open = g.shutLocked(m, p)
+	close(before)
+	return open
+}
+
+func (g *gates) shutLocked(m *machine, p partition.ID) (open func()) {
 	if g.closed == nil {
 		g.closed = map[gate]chan struct{}{}
 	}
@@ -84,8 +98,10 @@ func (g *gates) shut(m *machine, p partition.ID) (open func()) {
 	return sync.OnceFunc(func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		delete(g.closed, at)
-		close(shut)
+		if g.closed[at] == shut {
+			delete(g.closed, at)
+			close(shut)
+		}
 	})
 }
 
@@ -454,4 +470,34 @@ func TestNothingComesBackBehindTheFloor(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A bounded read waits for its session's past. The wait counts as age: what was
+// acknowledged meanwhile, longer ago than the bound, must not be missing.
+func TestABoundedReadThatWaitsIsNotOlderForIt(t *testing.T) {
+	g := &gates{}
+	inCluster(t, 3, func(w *world) {
+		leader := w.leaderOf(0)
+		m := w.others(leader)[0]
+		key, other := keyIn(0, 4, 1), keyIn(0, 4, 2)
+		const within = 2 * time.Second
+		leader.mustWrite(ask{}, key, "old")
+		m.mustRead(ask{}, key, "old") // it remembers when it asked
+
+		stop := g.shut(m, 0)
+		defer stop()
+		me := &talk{}
+		leader.mustWrite(ask{talk: me}, other, "seen")
+		time.Sleep(100 * time.Millisecond) // it waits at the gate, alone
+		leader.mustWrite(ask{}, key, "new")
+		time.Sleep(within / 2)
+		var read sync.WaitGroup
+		read.Go(func() { m.mustRead(ask{talk: me, level: bounded, within: within, wait: 10 * time.Second}, key, "new") })
+		time.Sleep(within)
+		again := g.once(m, 0)
+		defer again()
+		time.Sleep(within)
+		again()
+		read.Wait()
+	}, g.guard)
 }

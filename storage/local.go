@@ -92,6 +92,17 @@ func (l Local) Read(key []byte) (LocalRead, error) { return l.read(key, localWin
 // wins in the end is known as a rule.
 func (l Local) ReadToMerge(key []byte) (LocalRead, error) { return l.read(key, localCandidates) }
 
+// ReadToMergeWith is ReadToMerge for a session that has written or seen the
+// writes in ranges, and tells which of them this node does not vouch for: as
+// Missing does, but safely together with the read. A write that comes here after
+// it was found missing is asked of others all the same; one that goes after it
+// was found here has raised the fate floor that the read comes with.
+func (l Local) ReadToMergeWith(key []byte, ranges []DotRange) (r LocalRead, missing []DotRange, err error) {
+	missing = l.Missing(ranges)
+	r, err = l.ReadToMerge(key)
+	return r, missing, err
+}
+
 // localValues says which candidates' values are read.
 type localValues uint8
 

@@ -72,3 +72,32 @@ func TestAWriteThatIsForgottenDuringTheReadIsSeen(t *testing.T) {
 		}
 	})
 }
+
+// A write that comes to this node while it is looked for and read is either
+// asked of others or part of the read.
+func TestAWriteThatComesDuringTheReadIsAskedFor(t *testing.T) {
+	var during atomic.Pointer[func()]
+	l := openTestLog(t, errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpFileReadAt {
+			if f := during.Swap(nil); f != nil {
+				(*f)()
+			}
+		}
+		return nil
+	})))
+	defer func() { mustDo(t, l.Close()) }()
+	log := mustTentative(t, l, testPartition)
+	mustDo(t, log.Append([]TentativeWrite{remote("n2-bbbb", 1, 6, 90, "k", "old")}))
+	mustDo(t, l.db.Flush())
+	late := remote("n3-cccc", 1, 6, 95, "k", "new")
+	f := func() { mustDo(t, log.Append([]TentativeWrite{late})) }
+	during.Store(&f)
+	r, missing, err := Local{Log: log}.ReadToMergeWith([]byte("k"), []DotRange{RangeOf(late.Dot)})
+	ok(t, err)
+	if during.Load() != nil {
+		t.Fatal("the read was not interrupted")
+	}
+	if seen := string(r.Bytes) == "new"; !seen && len(missing) == 0 {
+		t.Errorf("read %q, and nothing is missing", r.Bytes)
+	}
+}
