@@ -38,7 +38,7 @@ func (c clusterService) GetStatus(ctx context.Context, _ *capstanv1.GetStatusReq
 		resp.Nodes = append(resp.Nodes, &capstanv1.Node{
 			Name: known.Name, Id: string(known.ID), Zone: known.Zone, State: nodeState(known, alive[known.ID]),
 			ApiAddress: known.API, PeerAddress: known.Peer, GossipAddress: known.Gossip, SoftwareVersion: known.Version,
-			CutFrom: namesOf(ring, statuses[known.ID].CutFrom),
+			CutFrom: namesOf(ring, statuses[known.ID].CutFrom), HoldsBack: holdsBack(statuses, known.ID),
 		})
 	}
 	slices.SortFunc(resp.Nodes, byNameThenID)
@@ -198,7 +198,7 @@ func (n *Node) handleStatus(context.Context, partition.NodeID, []byte) ([]byte, 
 }
 
 func (n *Node) ownStatus() nodeStatus {
-	status := nodeStatus{Node: n.id, CutFrom: n.cutFrom()}
+	status := nodeStatus{Node: n.id, CutFrom: n.cutFrom(), HeldBack: n.heldBack()}
 	select {
 	case <-n.controlUp:
 		status.ControlApplied = n.control.group.Status().Applied

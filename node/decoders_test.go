@@ -105,6 +105,7 @@ func TestStatusRoundTrip(t *testing.T) {
 		}
 		for i := range rapid.IntRange(0, 3).Draw(t, "cut") {
 			want.CutFrom = append(want.CutFrom, partition.NodeID(fmt.Sprint("n", i)))
+			want.HeldBack = map[partition.NodeID]int{"n9-ijkl": rapid.IntRange(1, 1024).Draw(t, "held back")}
 		}
 		got, err := decodeStatus(encodeStatus(want))
 		if err != nil || !reflect.DeepEqual(got, want) {

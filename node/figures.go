@@ -56,6 +56,9 @@ func (n *Node) figures() metrics.Snapshot {
 		})
 	}
 	ring := n.ring()
+	for id, partitions := range n.heldBack() {
+		out.HeldBack = append(out.HeldBack, metrics.HeldBack{Node: nameOf(ring, id), Partitions: partitions})
+	}
 	for id, peer := range n.transport.Metrics() {
 		out.Peers = append(out.Peers, metrics.Peer{
 			Name: nameOf(ring, id), Connected: n.transport.Connected(id), Connects: peer.Connects, Dropped: peer.QueueDrops,

@@ -10,8 +10,8 @@ import (
 
 // openReports has this node tell the others how far its partitions are, and
 // move the floors of those that it leads.
-func (n *Node) openReports() (err error) {
-	n.reports, err = reports.New(reports.Config{
+func (n *Node) openReports() error {
+	reporter, err := reports.New(reports.Config{
 		Self: n.id, Start: n.identity.Starts(), Peers: peers{n.transport}, Ring: n.ring, Alive: n.alive,
 		Tentative: func(p partition.ID) (reports.Tentative, error) { return n.exchange.Tentative(p) },
 		Replica: func(p partition.ID) reports.Replica {
@@ -25,9 +25,24 @@ func (n *Node) openReports() (err error) {
 	if err != nil {
 		return err
 	}
-	n.sessions.everywhere = n.reports.AppliedEverywhere
-	n.tasks.Go(func() { n.reports.Run(n.ctx) })
+	n.reports.Store(reporter)
+	n.sessions.everywhere = reporter.AppliedEverywhere
+	n.tasks.Go(func() { reporter.Run(n.ctx) })
 	return nil
+}
+
+// heldBack is how many partitions that this node leads have kept tombstones for
+// long because of which nodes.
+func (n *Node) heldBack() map[partition.NodeID]int {
+	reporter := n.reports.Load()
+	if reporter == nil {
+		return nil
+	}
+	held := map[partition.NodeID]int{}
+	for _, h := range reporter.HeldBack() {
+		held[h.Node] = h.Partitions
+	}
+	return held
 }
 
 // exists says of dots of p whether they are those of writes: held here, or

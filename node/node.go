@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/capstan-kv/capstan/api"
@@ -57,7 +58,7 @@ type Node struct {
 	host      *replication.Host
 	exchange  *exchange.Exchange
 	sessions  *sessions
-	reports   *reports.Reporter
+	reports   atomic.Pointer[reports.Reporter] // nil until it is open
 	members   *membership.Membership
 	control   *controlGroup
 	replicas  *replicaSet

@@ -32,6 +32,9 @@ type nodeStatus struct {
 	Groups         []groupStatus
 	CutFrom        []partition.NodeID `json:",omitempty"` // see chaosService
 	Tentative      []tentativeStatus  `json:",omitempty"`
+	// HeldBack is how many partitions that the node leads keep tombstones because
+	// of which nodes.
+	HeldBack map[partition.NodeID]int `json:",omitempty"`
 }
 
 // tentativeStatus is how many undecided eventual writes of a partition a node
@@ -51,6 +54,14 @@ func backlog(statuses map[partition.NodeID]nodeStatus) map[partition.ID]uint64 {
 		}
 	}
 	return out
+}
+
+// holdsBack is how many partitions keep tombstones because of a node.
+func holdsBack(statuses map[partition.NodeID]nodeStatus, node partition.NodeID) (partitions uint32) {
+	for _, status := range statuses {
+		partitions += uint32(max(status.HeldBack[node], 0))
+	}
+	return partitions
 }
 
 // applied is the node's applied index of a partition; 0 if it is not known.

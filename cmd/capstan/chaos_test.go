@@ -194,6 +194,17 @@ func TestStatusShowsCuts(t *testing.T) {
 	}
 }
 
+func TestStatusNamesWhoHoldsTombstonesBack(t *testing.T) {
+	var out strings.Builder
+	showStatus(&out, &capstanv1.GetStatusResponse{Nodes: []*capstanv1.Node{
+		{Name: "n2", State: capstanv1.NodeState_NODE_STATE_ALIVE},
+		{Name: "n3", State: capstanv1.NodeState_NODE_STATE_DEAD, HoldsBack: 4},
+	}})
+	if !strings.Contains(out.String(), "n3    dead, holds back tombstones of 4 partitions  ") || !strings.Contains(out.String(), "n2    alive  ") {
+		t.Error(out.String())
+	}
+}
+
 func TestBecause(t *testing.T) {
 	open := []openPartition{{0, "x"}, {1, "y"}, {2, "x"}}
 	if got := strings.Join(because(open), "; "); got != "x: partitions 0 2; y: partition 1" {

@@ -120,6 +120,9 @@ func showNodes(w io.Writer, s *capstanv1.GetStatusResponse) {
 		if cut := n.GetCutFrom(); len(cut) > 0 {
 			state += ", cut from " + strings.Join(cut, " ")
 		}
+		if n := n.GetHoldsBack(); n > 0 {
+			state += ", holds back tombstones of " + count(int(n), "partition")
+		}
 		fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", n.GetName(), state, leads[n.GetName()], replicas[n.GetName()],
 			dash(n.GetApiAddress()), dash(n.GetPeerAddress()), dash(n.GetGossipAddress()), dash(n.GetZone()), dash(n.GetSoftwareVersion()), n.GetId())
 	}

@@ -28,6 +28,14 @@ type Snapshot struct {
 	CutFor        time.Duration // how long there has been any
 	Tentative     []Tentative
 	Store         TentativeStore
+	HeldBack      []HeldBack
+}
+
+// HeldBack is a node because of which partitions that this one leads have kept
+// their tombstones for long.
+type HeldBack struct {
+	Node       string
+	Partitions int
 }
 
 // Tentative is what the node holds of one partition's eventual writes that are
@@ -176,6 +184,7 @@ var (
 	conflictsListed  = gauge("conflicts", "Entries of the conflict list.", "partition")
 	conflictsDropped = gauge("conflicts_dropped_total", "Entries dropped from the conflict list because of its bounds.", "partition")
 	floorIndex       = gauge("tombstone_floor_index", "Log index behind which tombstones are dropped.", "partition")
+	floorHeldBack    = gauge("tombstones_held_back", "Partitions led here that have kept tombstones for a minute and more because of the peer: it is down, or holds old writes.", "peer")
 	chaosCut         = gauge("chaos_cut_peers", "Nodes that this node was told not to talk to, by ChaosService.")
 	chaosFor         = gauge("chaos_cut_seconds", "How long this node has been told not to talk to somebody; 0: it is not.")
 
@@ -240,6 +249,9 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	set(tentativeDiskMax, float64(s.Store.DiskLimit))
 	set(tentativeMem, float64(s.Store.MemoryBytes))
 	set(tentativeMemMax, float64(s.Store.MemoryLimit))
+	for _, h := range s.HeldBack {
+		set(floorHeldBack, float64(h.Partitions), h.Node)
+	}
 	for _, d := range s.Databases {
 		set(dbDisk, float64(d.DiskBytes), d.Name)
 		set(dbMem, float64(d.MemTableBytes), d.Name)

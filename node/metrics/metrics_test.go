@@ -16,6 +16,7 @@ func TestScrape(t *testing.T) {
 	r := metrics.New(func() metrics.Snapshot {
 		return metrics.Snapshot{
 			Node: "n1-k3f9", Version: "v1", CutPeers: 2, CutFor: 38500 * time.Millisecond,
+			HeldBack:   []metrics.HeldBack{{Node: "n3", Partitions: 4}},
 			Partitions: []metrics.Partition{{ID: "3", Group: metrics.Group{Leader: true, HasLeader: true, Commit: commit, AllVoters: 3, ReachableVoters: 2}}},
 			Databases:  []metrics.Database{{Name: "log", WALBytes: 12}},
 			Peers:      []metrics.Peer{{Name: "n2", Connected: true, FramesSent: 5}},
@@ -33,7 +34,7 @@ func TestScrape(t *testing.T) {
 		`capstan_request_duration_seconds_bucket{level="linearizable",method="Put",le="0.005"} 1`,
 		`capstan_request_duration_seconds_bucket{level="linearizable",method="Put",le="0.0025"} 0`,
 		`capstan_node_info{node="n1-k3f9",version="v1"} 1`,
-		"capstan_chaos_cut_peers 2", "capstan_chaos_cut_seconds 38.5",
+		"capstan_chaos_cut_peers 2", "capstan_chaos_cut_seconds 38.5", `capstan_tombstones_held_back{peer="n3"} 4`,
 		`capstan_raft_leader{partition="3"} 1`,
 		`capstan_raft_commit_index{partition="3"} 7`,
 		`capstan_raft_reachable_voters{partition="3"} 2`,

@@ -231,7 +231,11 @@ type Node struct {
 	// Version of the software it runs.
 	SoftwareVersion string `protobuf:"bytes,8,opt,name=software_version,json=softwareVersion,proto3" json:"software_version,omitempty"`
 	// Names of nodes that it was told not to talk to (ChaosService).
-	CutFrom       []string `protobuf:"bytes,9,rep,name=cut_from,json=cutFrom,proto3" json:"cut_from,omitempty"`
+	CutFrom []string `protobuf:"bytes,9,rep,name=cut_from,json=cutFrom,proto3" json:"cut_from,omitempty"`
+	// How many partitions have kept tombstones of deleted keys for a minute and
+	// more because of this node: it is down, or holds old eventual writes that it
+	// can not hand in.
+	HoldsBack     uint32 `protobuf:"varint,10,opt,name=holds_back,json=holdsBack,proto3" json:"holds_back,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -327,6 +331,13 @@ func (x *Node) GetCutFrom() []string {
 		return x.CutFrom
 	}
 	return nil
+}
+
+func (x *Node) GetHoldsBack() uint32 {
+	if x != nil {
+		return x.HoldsBack
+	}
+	return 0
 }
 
 // Partition is a part of the keyspace.
@@ -1145,7 +1156,7 @@ const file_capstan_v1_cluster_proto_rawDesc = "" +
 	"\tserved_by\x18\x04 \x01(\tR\bservedBy\x12\x1d\n" +
 	"\n" +
 	"ring_epoch\x18\x05 \x01(\x04R\tringEpoch\x12-\n" +
-	"\x12replication_factor\x18\x06 \x01(\rR\x11replicationFactor\"\x9c\x02\n" +
+	"\x12replication_factor\x18\x06 \x01(\rR\x11replicationFactor\"\xbb\x02\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -1156,7 +1167,10 @@ const file_capstan_v1_cluster_proto_rawDesc = "" +
 	"\fpeer_address\x18\x06 \x01(\tR\vpeerAddress\x12%\n" +
 	"\x0egossip_address\x18\a \x01(\tR\rgossipAddress\x12)\n" +
 	"\x10software_version\x18\b \x01(\tR\x0fsoftwareVersion\x12\x19\n" +
-	"\bcut_from\x18\t \x03(\tR\acutFrom\"\xc8\x01\n" +
+	"\bcut_from\x18\t \x03(\tR\acutFrom\x12\x1d\n" +
+	"\n" +
+	"holds_back\x18\n" +
+	" \x01(\rR\tholdsBack\"\xc8\x01\n" +
 	"\tPartition\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12/\n" +
 	"\breplicas\x18\x02 \x03(\v2\x13.capstan.v1.ReplicaR\breplicas\x12\x16\n" +
