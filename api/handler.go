@@ -61,6 +61,7 @@ type door struct {
 }
 
 func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	widenStack(false)
 	path := r.URL.EscapedPath()
 	if strings.HasPrefix(path, keyPrefix) {
 		d.plain.ServeHTTP(w, r)
