@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/replication"
 )
 
 // Config is all that a node needs to know before it starts. The zero value of
@@ -74,8 +75,8 @@ type Config struct {
 	Elapsed func() time.Duration
 
 	// beforeApply is called before entries of a partition are applied: tests
-	// hold them up there.
-	beforeApply func(partition.ID)
+	// look at them, and hold them up there.
+	beforeApply func(partition.ID, []replication.Entry)
 }
 
 // Network is how a node reaches others and is reached.

@@ -99,6 +99,7 @@ func (l *localPages) next(context.Context) ([]*capstanv1.Entry, error) {
 		if err != nil {
 			return nil, err
 		}
+		l.shown.session.Observe(found.Newest)
 		l.part.start, l.done = found.Next, !found.More
 		if l.part.limit > 0 {
 			l.done = l.done || len(found.Entries) > int(l.left)

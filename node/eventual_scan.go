@@ -237,12 +237,13 @@ func (n *nearPages) next(context.Context) ([]*capstanv1.Entry, error) {
 			return nil, fmt.Errorf("scan partition %d: %w", n.replica.partition, err)
 		}
 		var page []*capstanv1.Entry
-		for e := range found.Live() {
-			if e.Tentative != nil {
-				note(n.replica.partition, n.shown.session, e, found.Applied)
-				n.shown.tentative = true
+		for i := range found.Entries { // that a key has no value was shown, too
+			e := &found.Entries[i]
+			note(n.replica.partition, n.shown.session, e, found.Applied)
+			n.shown.tentative = n.shown.tentative || e.Tentative != nil
+			if e.Found {
+				page = append(page, entryOf(e, n.part.keysOnly))
 			}
-			page = append(page, entryOf(e, n.part.keysOnly))
 		}
 		n.shown.session.Saw(n.replica.partition, found.Applied)
 		n.part.start, n.done = found.Next, !found.More

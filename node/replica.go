@@ -46,13 +46,14 @@ type stateMachine struct {
 	partition partition.ID
 	state     *storage.ReplicaState
 	exchange  *exchange.Exchange
-	// beforeApply is called before entries are applied; tests hold them up here.
-	beforeApply func(partition.ID)
+	// beforeApply is called before entries are applied; tests look at them, and
+	// hold them up here.
+	beforeApply func(partition.ID, []replication.Entry)
 }
 
 func (m stateMachine) Apply(entries []replication.Entry) ([][]any, error) {
 	if m.beforeApply != nil {
-		m.beforeApply(m.partition)
+		m.beforeApply(m.partition, entries)
 	}
 	in := make([]storage.ApplyEntry, len(entries))
 	for i, e := range entries {

@@ -31,7 +31,7 @@ type replicaSet struct {
 	exchange    *exchange.Exchange
 	sessions    *sessions
 	clock       *hlc.Clock
-	beforeApply func(partition.ID) // see stateMachine
+	beforeApply func(partition.ID, []replication.Entry) // see stateMachine
 
 	following sync.Mutex // one follow at a time
 

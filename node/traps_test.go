@@ -9,6 +9,7 @@ import (
 
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
 	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/replication"
 	"github.com/capstan-kv/capstan/storage/hlc"
 )
 
@@ -63,7 +64,7 @@ type gate struct {
 // guard lets the nodes of a world pass by the gates.
 func (g *gates) guard(c *Config) {
 	name := c.Name
-	c.beforeApply = func(p partition.ID) {
+	c.beforeApply = func(p partition.ID, _ []replication.Entry) {
 		g.mu.Lock()
 		shut := g.closed[gate{name, p}]
 		g.mu.Unlock()

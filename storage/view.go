@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/capstan-kv/capstan/storage/hlc"
 )
 
 // ReplicaView is one replica as it was at one point in time, whatever is
@@ -116,6 +118,8 @@ type ScanPage struct {
 	Entries []ScanEntry
 	More    bool
 	Next    []byte
+	// Newest is the highest timestamp of what was passed, tombstones included.
+	Newest hlc.Timestamp
 }
 
 const (
@@ -179,6 +183,7 @@ func (r *ReplicaState) scanPage(it *pebble.Iterator, o ScanOptions) (ScanPage, e
 		if err != nil {
 			return ScanPage{}, fmt.Errorf("key %q: %w", key, err)
 		}
+		page.Newest = max(page.Newest, value.Version.Timestamp)
 		if value.Tombstone {
 			continue
 		}

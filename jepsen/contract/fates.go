@@ -67,10 +67,12 @@ func (k *key) account(w *write, end *End) []Violation {
 	return nil
 }
 
+// listed: the write is on the list. The version of one whose answer was not
+// heard is not known.
 func listed(end *End, w *write) bool {
 	return slices.ContainsFunc(end.Conflicts, func(c Conflict) bool {
 		return c.Key == w.Key && c.Value == w.Value && c.Delete == (w.Kind == Delete) &&
-			c.Losing.Timestamp == w.version.Timestamp && c.Losing.Node == w.version.Node
+			(w.version == (Version{}) || c.Losing.Timestamp == w.version.Timestamp && c.Losing.Node == w.version.Node)
 	})
 }
 

@@ -14,7 +14,7 @@ func CheckNodes(h *History) []Violation {
 				continue
 			}
 			for _, w := range k.writes {
-				if w.eventual() && w.Outcome == OK && w.version.Node == o.Node && w.before(o) && !k.maySee(w, o) {
+				if w.eventual() && w.Outcome == OK && w.version.Node == o.Node && w.before(o) && !k.maySee(w, o) && !k.mayHide(o, w) {
 					found = append(found, violation(rule, k, []*Op{w.Op, o}, "%s took %s and then shows %s", o.Node, quoted(w.Op), quoted(o)))
 					break
 				}
@@ -22,4 +22,22 @@ func CheckNodes(h *History) []Violation {
 		}
 	}
 	return found
+}
+
+// mayHide: the answer may come from a state older than the commitment of w, and
+// what that state held goes before w while w is tentative: w's node need not
+// hold the state whose index it has heard of.
+func (k *key) mayHide(o *Op, w *write) bool {
+	hides := func(u *write) bool {
+		return u.version.Index > 0 && u.version.Index < w.version.Index && !k.mustWin(w, u)
+	}
+	if u := k.seen(o); u != nil {
+		return hides(u)
+	}
+	for _, d := range k.writes {
+		if !o.Found && d.Kind == Delete && d.Invoke <= o.Return && hides(d) {
+			return true
+		}
+	}
+	return false
 }

@@ -43,7 +43,10 @@ func CheckRule13(h *History, patience time.Duration) []Violation {
 //   - one whose value was not seen may as well come after everything else: it is
 //     left out, unless a condition could tell that there was some value.
 //
-// Neither changes the verdict.
+// Neither changes the verdict. Of an eventual delete, which has no value that is
+// seen, its fate tells as much: one that was superseded takes no effect, and one
+// that was committed does so between what stands before it and behind it in the
+// log.
 func (k *key) operations() []porcupine.Operation {
 	seen := map[string]time.Duration{} // value: end of the first that saw it
 	anyValue, nothing := false, false
@@ -84,6 +87,14 @@ func (k *key) operations() []porcupine.Operation {
 				p.Return = max(int64(at), p.Call)
 			case o.Kind == Put && !anyValue, o.Kind == Delete && !nothing:
 				continue
+			case o.Kind == Delete && o.eventual():
+				fate := k.of[o].fate
+				if fate.Kind == Superseded || fate.Kind == Lost {
+					continue
+				}
+				if fate.Kind == Committed {
+					p.Call, p.Return = k.between(o, fate.Version.Index)
+				}
 			}
 			open++
 			p.ClientId = -open // concurrent to whatever its process does next
@@ -93,6 +104,25 @@ func (k *key) operations() []porcupine.Operation {
 		ops = append(ops, p)
 	}
 	return ops
+}
+
+// between is when the eventual write, committed at index, took effect at the
+// earliest and at the latest: after the linearizable writes before it began, and
+// before those who wrote or saw what stands behind it were answered.
+func (k *key) between(w *Op, index uint64) (from, to int64) {
+	from, to = int64(w.Invoke), math.MaxInt64
+	for _, o := range k.ops {
+		if o.Level != Linearizable || o.Outcome != OK || o.Version.Index == 0 {
+			continue
+		}
+		switch {
+		case o.write() && o.Version.Index < index:
+			from = max(from, int64(o.Invoke))
+		case o.Version.Index > index:
+			to = min(to, int64(o.Return))
+		}
+	}
+	return from, max(from, to)
 }
 
 // register is the model: the value of one key, nil for none. Inputs are *Op.
