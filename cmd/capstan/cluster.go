@@ -68,7 +68,9 @@ func (p *program) statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "show the nodes and how the partitions are",
-		Long:  `Shows the cluster as one node sees it.`,
+		Long: `Shows the cluster as one node sees it: who is alive, who is cut off from whom on
+purpose, because of whom tombstones of deleted keys stay, how many partitions
+have a leader, and how many copies of undecided eventual writes there are.`,
 		Example: `  capstan status
   capstan status --via n3                 # as n3 sees it
   capstan status -o json`,
@@ -183,7 +185,7 @@ func showRing(w io.Writer, s *capstanv1.GetStatusResponse) {
 func (p *program) nodeCommand() *cobra.Command {
 	return groupCommand("node", "list, drain and remove nodes", `  capstan node list
   capstan node drain n3
-  capstan node remove n3`, p.nodeListCommand(), p.nodeDrainCommand(), p.nodeRemoveCommand())
+  capstan node remove n3 --forfeit-tentative`, p.nodeListCommand(), p.nodeDrainCommand(), p.nodeRemoveCommand())
 }
 
 func (p *program) nodeListCommand() *cobra.Command {
@@ -205,7 +207,7 @@ func (p *program) nodeDrainCommand() *cobra.Command {
 	var f clientFlags
 	cmd := &cobra.Command{
 		Use:     "drain NODE",
-		Short:   "move everything off a node",
+		Short:   "move everything off a node (not in this release)",
 		Example: `  capstan node drain n3`,
 		Args:    arguments("NODE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -229,13 +231,13 @@ func (p *program) nodeRemoveCommand() *cobra.Command {
 	var f clientFlags
 	var forfeit bool
 	cmd := &cobra.Command{
-		Use:   "remove NODE",
-		Short: "remove a node for good",
-		Example: `  capstan node remove n3
-  capstan node remove n3 --forfeit-tentative   # its disk is gone`,
+		Use:     "remove NODE",
+		Short:   "remove a node for good",
+		Example: `  capstan node remove n3 --forfeit-tentative   # its disk is gone`,
 		Long: `Removes a node that is down, for good: should it come back, it is refused. Its
 eventual writes that no other node has, and that are not committed, are lost.
-Nobody can know whether there are any, so that is asked for by name.`,
+Nobody can know whether there are any, so that is asked for by name: without
+--forfeit-tentative the node stays.`,
 		Args: arguments("NODE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return f.with(cmd.Context(), func(ctx context.Context, c *client.Client) error {

@@ -24,7 +24,8 @@ func (p *program) conflictsCommand() *cobra.Command {
 		Use:   "conflicts [PREFIX]",
 		Short: "list eventual writes that lost to another",
 		Long: `Lists the eventual writes that lost, by key: what was lost, to which version, and
-why. Each partition keeps its latest ones, bounded in number, size and age.`,
+why. Each partition keeps its latest ones: at most 10,000, 16 MiB, and those of
+the last seven days.`,
 		Example: `  capstan conflicts
   capstan conflicts cart:
   capstan conflicts -v                    # and when, and the version that lost

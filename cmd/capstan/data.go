@@ -174,6 +174,11 @@ func (p *program) putCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "put KEY VALUE|-|--file FILE",
 		Short: "write a value",
+		Long: `Writes a value. A linearizable write is answered when a quorum has it on disk, or
+refused. An eventual one (--ap) is answered when --acks nodes have it on disk,
+whatever can be reached, with a receipt that capstan await takes: it is committed
+later, or loses to another write and is listed by capstan conflicts. Conditions
+(--if-...) belong to linearizable writes.`,
 		Example: `  capstan put cart:42 apple
   capstan put cart:42 - < apple.json
   capstan put cart:42 --file apple.json
@@ -251,7 +256,8 @@ func (p *program) deleteCommand() *cobra.Command {
 		Short: "delete a key",
 		Long:  `Deletes a key. That it was absent is no failure: exit status 0.`,
 		Example: `  capstan delete cart:42
-  capstan delete --if-version 12-117309440000000003-n1-k3f9 cart:42`,
+  capstan delete --if-version 12-117309440000000003-n1-k3f9 cart:42
+  capstan delete --ap cart:42             # taken by any node, committed later`,
 		Args: arguments("KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts, err := f.options(cmd)
@@ -295,8 +301,10 @@ func (p *program) scanCommand() *cobra.Command {
 		Short: "list keys and values in key order",
 		Long: `Prints KEY, a tab and VALUE a line. What a terminal would not show as it is
 stands in quotes. A scan that cannot reach all partitions fails; what it
-printed until then is true, but not all.`,
+printed until then is true, but not all. Linearizable and bounded scans are one
+point in time inside each partition, not across them; eventual ones (--ap) are none.`,
 		Example: `  capstan scan --prefix cart:
+  capstan scan --ap --prefix '{cart:42}'  # one tag, one partition
   capstan scan --start a --end b --limit 100
   capstan scan --keys-only -o json`,
 		Args: arguments(),
