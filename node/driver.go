@@ -14,7 +14,8 @@ const (
 	// driverInterval is how often the placement driver looks without being
 	// woken: leadership changes wake nobody.
 	driverInterval = 5 * time.Second
-	// driverEager is how soon it looks again while something was to be done.
+	// driverEager is how soon it looks again while something was to be done, or
+	// will be as soon as a node has caught up.
 	driverEager = 250 * time.Millisecond
 	// stepWait bounds one step.
 	stepWait = 10 * time.Second
@@ -54,15 +55,15 @@ func (d *driver) run(ctx context.Context) {
 		case <-d.wake:
 		}
 		pause := driverInterval
-		if d.control.group.Leads() && d.round(ctx) > 0 {
+		if d.control.group.Leads() && d.round(ctx) {
 			pause = driverEager
 		}
 		timer.Reset(pause)
 	}
 }
 
-// round takes the steps that are due and says how many there were.
-func (d *driver) round(ctx context.Context) int {
+// round takes the steps that are due and says whether to look again soon.
+func (d *driver) round(ctx context.Context) bool {
 	observed, statuses := d.observe(ctx)
 	steps := control.Next(observed)
 	steps = slices.DeleteFunc(steps, func(step control.Step) bool {
@@ -81,7 +82,7 @@ func (d *driver) round(ctx context.Context) int {
 		}
 		d.log.Info("placement step", "step", step)
 	}
-	return len(steps)
+	return len(steps) > 0 || observed.VotePending()
 }
 
 func (d *driver) take(ctx context.Context, step control.Step) error {

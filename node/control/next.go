@@ -171,6 +171,23 @@ func membership(o Observed) Step {
 	return AddControlVoter{best.ID}
 }
 
+// VotePending reports whether a node that is up only has to catch up to get a
+// vote in the control group. Until it has one, the group outlives less than it
+// should: a cluster that has just been founded not even its founder's disk.
+func (o Observed) VotePending() bool {
+	voters, pending := 0, false
+	for _, s := range o.Servers {
+		n, ok := o.State.Node(s.Node)
+		switch {
+		case s.Voter:
+			voters++
+		case ok && s.Lagging && o.Alive[s.Node] && o.willing(n):
+			pending = true
+		}
+	}
+	return pending && voters < MaxControlVoters
+}
+
 func placement(o Observed) Step {
 	expect := cmp.Or(o.State.Settings.BootstrapExpect, o.BootstrapExpect)
 	var nodes []partition.Node

@@ -322,6 +322,37 @@ func TestNoVoteForOneThatLags(t *testing.T) {
 	}
 }
 
+// While a node that is up has to catch up for its vote, the driver looks again
+// soon; one that is down, or more than there are votes for, it does not wait for.
+func TestVotePending(t *testing.T) {
+	w := newWorld(t, "n1-aaaa", 4, 3, 3)
+	w.arrive(node("n1-aaaa"))
+	w.arrive(node("n2-aaaa"))
+	pending := func() bool { return control.Observed{State: w.state, Alive: w.alive, Servers: w.servers}.VotePending() }
+	if pending() {
+		t.Error("nobody follows yet")
+	}
+	w.servers = append(w.servers, control.Server{Node: "n2-aaaa", Lagging: true})
+	if !pending() {
+		t.Error("n2 is to vote once it has caught up")
+	}
+	w.alive["n2-aaaa"] = false
+	if pending() {
+		t.Error("n2 is down")
+	}
+	w.alive["n2-aaaa"] = true
+	for i := range control.MaxControlVoters - 1 {
+		w.servers = append(w.servers, control.Server{Node: partition.NodeID(fmt.Sprint("v", i)), Voter: true})
+	}
+	if pending() {
+		t.Error("there are enough votes")
+	}
+	w.servers = []control.Server{{Node: "n1-aaaa", Voter: true}, {Node: "n2-aaaa", Voter: true}}
+	if pending() {
+		t.Error("both vote")
+	}
+}
+
 func TestTheLastVoterIsNeverRemoved(t *testing.T) {
 	w := newWorld(t, "n1-aaaa", 4, 3, 3)
 	w.arrive(node("n1-aaaa"))
