@@ -31,5 +31,9 @@
 //
 // The raftlog package stores logs, the transport package carries frames;
 // package node wires them together. This package imports neither: it declares
-// the interfaces it calls. All exported methods are safe for concurrent use.
+// the interfaces it calls. Eventual writes and what becomes of them until they
+// are proposed is the exchange package's, a session's past the session
+// package's; to this one a promotion is a command like any other.
+//
+// All exported methods are safe for concurrent use.
 package replication

@@ -42,6 +42,39 @@
 //
 // [Blob] is the whole state of a small group, written as one record.
 //
+// # The log database
+//
+// [Log] is one Pebble database for all that must be on disk before it counts: the
+// Raft log, term and vote of every replica ([ReplicaLog]), and the tentative
+// writes of every partition ([TentativeLog]). One write-ahead log serves them
+// all, so one fsync commits what many partitions wait for.
+//
+// A [Tentative] is an eventual write as its accepting node made it: [Dot], base,
+// timestamp, key and value, none of which changes any more. A TentativeLog keeps
+// those that are undecided as far as this node knows, and
+//
+//   - gives out dots, under an incarnation that is drawn anew at each opening, so
+//     that not even a copy of the disk gives one twice ([TentativeLog.NextDot]);
+//   - remembers the highest committed index heard of, which is the base of what is
+//     accepted next ([TentativeLog.Hear]), and can promise that no older base is
+//     undecided here or will be ([TentativeLog.UndecidedBase]);
+//   - lets go of a write only when the applied state has its fate
+//     ([TentativeLog.Settle]), and of its record only when that state is durable
+//     ([TentativeLog.EraseSettled]); a node without a replica lets go when it is
+//     told, and notes below which index it may not read any more
+//     ([TentativeLog.Forget], [TentativeLog.FateFloor]);
+//   - belongs to the partition and not to a replica: snapshots, moves and
+//     destruction leave it as it is.
+//
+// What a node may hold of them is bounded, on disk and in memory
+// ([TentativeLimits]).
+//
+// # Which version wins
+//
+// [Decide] says what becomes of a tentative write where it is promoted: a pure
+// function of what the key holds, the partition's floor, and the write. Applying,
+// eventual reads ([Winner]) and the tests' models all ask it.
+//
 // # Eventual reads
 //
 // [Local] is what a node answers them from: its replica's state, if it has one,

@@ -16,6 +16,11 @@
 //   - Where promotion does not get on, the holders of a partition give each
 //     other what the other lacks (entropy.go), so that each side of a cut
 //     converges, and a write comes to somebody who can reach a leader.
+//   - Who must come after certain writes, a session's, has them decided first
+//     ([Exchange.AwaitDecided], decide.go).
+//
+// Nodes say this to each other in four kinds of messages (wire.go): store these
+// writes, promote them, these are the dots that I hold, are these decided.
 //
 // Invariants:
 //
@@ -25,6 +30,10 @@
 //   - To store or to hand in a write twice does nothing: its dot tells.
 //   - What this node has heard of ([storage.TentativeLog.Heard]) is a committed
 //     index of the partition.
+//   - A leader proposes only writes whose base it has applied, so no write is
+//     promoted at or below an index of which it had heard.
+//   - What a removed node accepted is taken from nobody once the replica here
+//     knows it to be forfeited.
 //
 // Everything is bounded: messages and batches by count and bytes, batches under
 // way by a window, waiting writes of a leader by bytes; what is beyond a bound
