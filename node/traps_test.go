@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
@@ -27,11 +29,11 @@ func TestStaleWriteCannotGoRoundALinearizableOne(t *testing.T) {
 				n1.mustWrite(ask{}, key, "first")
 				w.cut(n3)
 				w.awaitApart(0, n3)
-				if value := "safe"; deleted {
-					n1.mustWrite(ask{}, key, "")
-				} else {
-					n1.mustWrite(ask{}, key, value)
+				value := "safe"
+				if deleted {
+					value = ""
 				}
+				safe := n1.mustWrite(ask{}, key, value)
 				informed := n1.mustWrite(ask{level: eventual}, key, "informed")
 				n1.mustBecome(informed.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
 				time.Sleep(time.Minute)
@@ -40,7 +42,11 @@ func TestStaleWriteCannotGoRoundALinearizableOne(t *testing.T) {
 					t.Fatal("the stale write is not the later one")
 				}
 				w.heal()
-				n1.mustBecome(stale.GetReceipt(), capstanv1.Fate_FATE_SUPERSEDED)
+				fate := n1.mustBecome(stale.GetReceipt(), capstanv1.Fate_FATE_SUPERSEDED)
+				listed, err := n3.conflicts(key)
+				if err != nil || len(listed) != 1 || !proto.Equal(listed[0].GetWinningVersion(), safe.GetVersion()) || !proto.Equal(fate.GetVersion(), safe.GetVersion()) {
+					t.Errorf("it lost to %v, says its fate, and the list %v (%v); it had not heard of %v", fate.GetVersion(), listed, err, safe.GetVersion())
+				}
 				for _, m := range w.machines {
 					m.mustRead(ask{}, key, "informed")
 					m.mustRead(ask{level: eventual}, key, "informed")

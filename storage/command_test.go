@@ -101,6 +101,10 @@ func TestValueRoundTrip(t *testing.T) {
 			v.Base = rapid.Uint64().Draw(t, "base")
 			if rapid.Bool().Draw(t, "dot") { // there were none in the first format
 				v.Dot = Dot{v.Version.Node, rapid.Uint64().Draw(t, "incarnation"), rapid.Uint64Min(1).Draw(t, "sequence")}
+				if v.LinearizableIndex > 0 && rapid.Bool().Draw(t, "replaced") {
+					v.Replaced = drawVersion(t)
+					v.Replaced.Index = v.LinearizableIndex
+				}
 			}
 		}
 		v.Bytes = []byte{}
@@ -140,6 +144,10 @@ func FuzzValue(f *testing.F) {
 		{Version: Version{3, 2, "n1-abcd"}, Linearizable: true, LinearizableIndex: 3, Bytes: []byte("x")},
 		{Version: Version{3, 2, "n1-abcd"}, Tombstone: true, LinearizableIndex: 1, Base: 2},
 		{Version: Version{3, 2, "n1-abcd"}, LinearizableIndex: 1, Base: 2, Dot: Dot{"n1-abcd", 7, 9}, Bytes: []byte("x")},
+		{
+			Version: Version{3, 2, "n1-abcd"}, LinearizableIndex: 1, Replaced: Version{1, 5, "n2-efgh"}, Base: 2,
+			Dot: Dot{"n1-abcd", 7, 9}, Bytes: []byte("x"),
+		},
 	} {
 		b := make([]byte, v.encodedLen())
 		v.encodeTo(b)

@@ -73,8 +73,9 @@ func (k FateKind) String() string {
 type Fate struct {
 	Kind FateKind
 	// Version is the write's own if it is committed, and that of the write that
-	// it lost to if it is superseded. The latter is zero if the key held nothing:
-	// the write's base was below the partition's floor.
+	// it lost to if it is superseded: the linearizable one that its node had not
+	// heard of, or the newer eventual one. The latter is zero if the write's base
+	// was below the partition's floor, where nobody can tell any more.
 	Version Version
 	// Index is the log index at which it was decided; 0 while pending, and if
 	// it has expired.

@@ -42,7 +42,7 @@ const (
 	// maxStreamRecordBytes is the largest record there can be, and so the
 	// most that a receiver takes into memory for a length it is told.
 	maxStreamRecordBytes = recordHeaderLen + max(
-		1+MaxKeyBytes+valueFixedLen+MaxNodeIDBytes+valueDotLen+MaxValueBytes,
+		1+MaxKeyBytes+valueFixedLen+MaxNodeIDBytes+valueDotLen+valueReplacedLen+MaxNodeIDBytes+MaxValueBytes,
 		maxConflictKeyBytes+maxConflictRecordBytes,
 	)
 	maxStreamChunkBytes = max(streamChunkBytes, maxStreamRecordBytes)

@@ -33,8 +33,9 @@ type Conflict struct {
 	// Losing is the version of the write that lost. Its index is 0 if it was
 	// never committed.
 	Losing Version
-	// Winning is the version of the write that it lost to; zero if the key held
-	// nothing, and the loser's base was below the partition's floor.
+	// Winning is the version of the write that it lost to, as in its fate; zero if
+	// the loser's base was below the partition's floor. A linearizable write is
+	// named here also if an eventual one has replaced it since.
 	Winning Version
 	// Time is when it lost, by the leader's clock.
 	Time   hlc.Timestamp

@@ -84,6 +84,9 @@ func (r *ReplicaState) promote(index uint64, t *Tentative, now hlc.Timestamp) (f
 
 // decide does what Decide says.
 func (r *ReplicaState) decide(index uint64, t *Tentative, held *Value, now hlc.Timestamp) (Fate, error) {
+	if held.collectable(r.change.floor) {
+		held = nil // so that all replicas do the same, be it collected or not
+	}
 	d := Decide(held, r.change.floor, t)
 	if t.Base >= index {
 		// It can not have heard of an index before it was committed. Whatever
@@ -96,9 +99,7 @@ func (r *ReplicaState) decide(index uint64, t *Tentative, held *Value, now hlc.T
 			Key: t.Key, Value: t.Bytes, Losing: t.Version(0), Time: now,
 			Delete: t.Delete, Cause: d.Superseded, Base: t.Base,
 		}
-		if held != nil {
-			c.Winning = held.Version
-		}
+		c.Winning = d.supersededBy(held, t)
 		return Fate{FateSuperseded, c.Winning, index}, r.addConflict(&c)
 	case !d.Wins: // it is what the key holds
 		return Fate{FateCommitted, held.Version, held.Version.Index}, nil

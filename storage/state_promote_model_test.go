@@ -28,6 +28,8 @@ type promotionModel struct {
 	conflicts []Conflict // the oldest first
 	dropped   uint64
 	places    map[modelPlace]bool
+	// linearizable are the last linearizable writes of keys.
+	linearizable map[string]Version
 }
 
 // modelPlace is where a tombstone was written.
@@ -40,6 +42,7 @@ func newPromotionModel(limits ledgerLimits) *promotionModel {
 	return &promotionModel{
 		limits: limits, keys: map[string]Value{}, promoted: map[Dot]bool{}, fates: map[Dot]Fate{},
 		forfeited: map[partition.NodeID]uint64{}, places: map[modelPlace]bool{},
+		linearizable: map[string]Version{},
 	}
 }
 
@@ -79,6 +82,7 @@ func (m *promotionModel) write(index uint64, c Command) CommandResult {
 	}
 	result := lin.apply(index, c)
 	if !result.ConditionFailed {
+		m.linearizable[string(c.Key)] = result.Version
 		m.set(string(c.Key), Value{
 			Version: result.Version, Tombstone: c.Kind == CommandDelete, Linearizable: true, LinearizableIndex: index, Bytes: c.Value,
 		})
@@ -139,6 +143,9 @@ func (m *promotionModel) one(index uint64, t Tentative, now hlc.Timestamp) (f Fa
 	if v, there := m.keys[string(t.Key)]; there {
 		held = &v
 	}
+	if held != nil && held.Tombstone && held.Version.Index <= m.floor {
+		held = nil
+	}
 	d := Decide(held, m.floor, &t)
 	if t.Base >= index {
 		d = Decision{Superseded: CauseStaleBase}
@@ -154,8 +161,12 @@ func (m *promotionModel) one(index uint64, t Tentative, now hlc.Timestamp) (f Fa
 		m.set(string(t.Key), v)
 	} else {
 		c := Conflict{Key: t.Key, Value: t.Bytes, Losing: t.Version(0), Time: now, Delete: t.Delete, Cause: d.Superseded, Base: t.Base}
-		if held != nil {
+		switch {
+		case held == nil:
+		case d.Superseded == CauseOlder:
 			c.Winning = held.Version
+		case t.Base < held.LinearizableIndex:
+			c.Winning = m.linearizable[string(t.Key)]
 		}
 		m.conflicts = append(m.conflicts, c)
 		f = Fate{FateSuperseded, c.Winning, index}

@@ -14,6 +14,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"pgregory.net/rapid"
 
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/storage/hlc"
@@ -102,6 +103,27 @@ func TestAStaleWriteLosesThroughApply(t *testing.T) {
 	take(t, r, logged(t, 1, put("k", "lin")), logged(t, 2, promotionOf(eventual("n1-aaaa", 1, 1, 10, "informed"))), logged(t, 3, promotionOf(stale)))
 	if got, _ := live(t, r, "k"); got != "informed" {
 		t.Errorf("k is %q", got)
+	}
+	// It lost to what it had not heard of, which is not what the key holds now.
+	lost := Version{1, put("k", "lin").Timestamp, put("k", "lin").Node}
+	if f, err := r.Fate(stale.Dot); err != nil || f != (Fate{FateSuperseded, lost, 3}) {
+		t.Errorf("fate %+v, %v; want %v", f, err, lost)
+	}
+	if got := conflictsOf(t, r); len(got) != 1 || got[0].Winning != lost || got[0].Cause != CauseStaleBase {
+		t.Errorf("conflicts %+v", got)
+	}
+	// Also through two of them, and from what a snapshot has brought.
+	take(t, r, logged(t, 4, promotionOf(eventual("n1-aaaa", 2, 1, 11, "again"))))
+	to := openReplica(t)
+	ok(t, install(to, bytes.NewReader(streamOf(t, r))))
+	take(t, to, logged(t, 5, promotionOf(eventual("n3-cccc", 2, 0, 99, "stale too"))))
+	if got := conflictsOf(t, to); len(got) != 2 || got[1].Winning != lost {
+		t.Errorf("conflicts %+v", got)
+	}
+	// Below the floor nobody can tell what it had not heard of, whatever the key holds.
+	take(t, to, logged(t, 6, put("other", "x"), uint64(4)), logged(t, 7, promotionOf(eventual("n3-cccc", 3, 2, 99, "late"))))
+	if got := conflictsOf(t, to); len(got) != 3 || !got[2].Winning.IsZero() || got[2].Cause != CauseStaleBase {
+		t.Errorf("conflicts %+v", got)
 	}
 
 	r = openReplica(t)
@@ -585,4 +607,57 @@ func TestADamagedLedgerIsNotOpened(t *testing.T) {
 		}
 		ok(t, s.Close())
 	}
+}
+
+// How many tombstones go with a command, and which of their places are known, is
+// not part of the log: it must not show in what is committed afterwards.
+func TestItDoesNotMatterHowManyTombstonesAreCollected(t *testing.T) {
+	s := openState(t, vfs.NewMem())
+	defer func() { ok(t, s.Close()) }()
+	keys := []string{"a", "b", "c"}
+	generation := uint32(0)
+	rapid.Check(t, func(t *rapid.T) {
+		generation += 2
+		one, many := replicaOf(t, s, Replica{9, generation}), replicaOf(t, s, Replica{9, generation + 1})
+		one.limits.collect, many.limits.collect = 1, 100
+		left := func(r *ReplicaState, key string) Value {
+			v, _, err := r.Get([]byte(key))
+			ok(t, err)
+			if v.collectable(r.Floor()) {
+				v = Value{}
+			}
+			return v
+		}
+		for index := uint64(1); index <= 20; index++ {
+			key := rapid.SampledFrom(keys).Draw(t, "key")
+			var c any
+			switch rapid.IntRange(0, 6).Draw(t, "what") {
+			case 0:
+				c = put(key, fmt.Sprint(index))
+			case 1:
+				c = del(key)
+			case 2:
+				c = rapid.Uint64Range(1, index).Draw(t, "floor")
+			default:
+				w := eventual("n2-bbbb", index, rapid.Uint64Range(0, index-1).Draw(t, "base"),
+					hlc.Timestamp(rapid.Uint64Range(1, 9).Draw(t, "time")), fmt.Sprint(index)).of(key)
+				if w.Delete = rapid.Bool().Draw(t, "delete"); w.Delete {
+					w.Bytes = nil
+				}
+				c = promotionOf(w)
+			}
+			a, b := take(t, one, logged(t, index, c))[0][0], take(t, many, logged(t, index, c))[0][0]
+			if !samePromotion(a, b) {
+				t.Fatalf("entry %d, %v: %+v %+v and %+v %+v", index, c, a, a.Promoted, b, b.Promoted)
+			}
+			for _, key := range keys {
+				if a, b := left(one, key), left(many, key); !sameValue(a, b) {
+					t.Fatalf("entry %d, %v: %s holds %+v and %+v", index, c, key, a, b)
+				}
+			}
+		}
+		if a, b := conflictsOf(t, one), conflictsOf(t, many); !slices.EqualFunc(a, b, sameConflict) {
+			t.Fatalf("conflicts %+v and %+v", a, b)
+		}
+	})
 }

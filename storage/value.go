@@ -23,6 +23,10 @@ type Value struct {
 	// or delete; 0 if there was none. An eventual write that replaces the
 	// value keeps it.
 	LinearizableIndex uint64
+	// Replaced is the version of that write if an eventual one has taken its
+	// place since; zero otherwise. What had not heard of it lost to it, whatever
+	// the key holds by then.
+	Replaced Version
 	// Base is the highest log index that the accepting node of an eventual
 	// write had heard of; 0 for a linearizable one.
 	Base uint64
@@ -36,16 +40,21 @@ type Value struct {
 //
 //	format (1) | flags (1) | index (8) | timestamp (8) |
 //	linearizable index (8) | base (8) | node length (1) | node |
-//	format 2 only: incarnation (8) | sequence (8)
+//	format 2 and 3: incarnation (8) | sequence (8)
+//	format 3: timestamp (8) | node length (1) | node
 //	bytes
 //
 // with all numbers little endian. Bytes runs to the end of the record. Format 2
-// is that of a value with a dot, whose node is the version's.
+// is that of a value with a dot, whose node is the version's. Format 3 has the
+// version, beside its index, of the linearizable write that was replaced.
 const (
-	valueFormat    = 1
-	valueFormatDot = 2
-	valueFixedLen  = 1 + 1 + 8 + 8 + 8 + 8 + 1
-	valueDotLen    = 8 + 8
+	valueFormat         = 1
+	valueFormatDot      = 2
+	valueFormatReplaced = 3
+
+	valueFixedLen    = 1 + 1 + 8 + 8 + 8 + 8 + 1
+	valueDotLen      = 8 + 8
+	valueReplacedLen = 8 + 1 // and the node
 
 	valueTombstone    byte = 1 << 0
 	valueLinearizable byte = 1 << 1
@@ -56,7 +65,19 @@ func (v *Value) encodedLen() int {
 	if !v.Dot.IsZero() {
 		n += valueDotLen
 	}
+	if !v.Replaced.IsZero() {
+		n += valueReplacedLen + len(v.Replaced.Node)
+	}
 	return n
+}
+
+// lastLinearizable is the version of the key's last linearizable write; zero if
+// there was none.
+func (v *Value) lastLinearizable() Version {
+	if v.Linearizable {
+		return v.Version
+	}
+	return v.Replaced
 }
 
 // encodeTo fills b, which is encodedLen long. The value must be valid: its
@@ -82,6 +103,12 @@ func (v *Value) encodeTo(b []byte) {
 		binary.LittleEndian.PutUint64(b[n+8:], v.Dot.Sequence)
 		n += valueDotLen
 	}
+	if !v.Replaced.IsZero() {
+		b[0] = valueFormatReplaced
+		binary.LittleEndian.PutUint64(b[n:], uint64(v.Replaced.Timestamp))
+		b[n+8] = byte(len(v.Replaced.Node))
+		n += valueReplacedLen + copy(b[n+valueReplacedLen:], v.Replaced.Node)
+	}
 	copy(b[n:], v.Bytes)
 }
 
@@ -92,7 +119,7 @@ func decodeValue(b []byte, nodes *nodeNames) (Value, error) {
 	if len(b) < valueFixedLen {
 		return Value{}, corrupt("value record of %d bytes", len(b))
 	}
-	if b[0] != valueFormat && b[0] != valueFormatDot {
+	if b[0] < valueFormat || b[0] > valueFormatReplaced {
 		return Value{}, corrupt("value record of unknown format %d", b[0])
 	}
 	flags := b[1]
@@ -114,7 +141,8 @@ func decodeValue(b []byte, nodes *nodeNames) (Value, error) {
 		Base:              binary.LittleEndian.Uint64(b[26:]),
 		Bytes:             b[nodeEnd:],
 	}
-	if b[0] == valueFormatDot {
+	dotted := b[0] >= valueFormatDot
+	if dotted {
 		if len(v.Bytes) < valueDotLen {
 			return Value{}, corrupt("value record with %d bytes for a dot", len(v.Bytes))
 		}
@@ -122,14 +150,23 @@ func decodeValue(b []byte, nodes *nodeNames) (Value, error) {
 		v.Dot.Sequence = binary.LittleEndian.Uint64(v.Bytes[8:])
 		v.Bytes = v.Bytes[valueDotLen:]
 	}
+	if b[0] == valueFormatReplaced {
+		d := decoder{rest: v.Bytes}
+		v.Replaced = Version{Index: v.LinearizableIndex, Timestamp: hlc.Timestamp(d.uint64())}
+		node := d.bytes(int(d.byte()))
+		if d.short || len(node) == 0 || v.LinearizableIndex == 0 {
+			return Value{}, corrupt("value record that replaced no linearizable write")
+		}
+		v.Replaced.Node, v.Bytes = nodes.name(node), d.rest
+	}
 	switch {
 	case v.Version.Index == 0:
 		return Value{}, corrupt("value record without a log index")
 	case v.LinearizableIndex > v.Version.Index:
 		return Value{}, corrupt("value record of index %d with linearizable index %d", v.Version.Index, v.LinearizableIndex)
-	case v.Linearizable && (v.LinearizableIndex != v.Version.Index || v.Base != 0 || b[0] == valueFormatDot):
+	case v.Linearizable && (v.LinearizableIndex != v.Version.Index || v.Base != 0 || dotted):
 		return Value{}, corrupt("linearizable value record with an eventual write's fields")
-	case b[0] == valueFormatDot && v.Dot.Sequence == 0:
+	case dotted && v.Dot.Sequence == 0:
 		return Value{}, corrupt("value record with a dot without a sequence number")
 	case v.Tombstone && len(v.Bytes) != 0:
 		return Value{}, corrupt("tombstone with %d bytes", len(v.Bytes))
@@ -137,7 +174,7 @@ func decodeValue(b []byte, nodes *nodeNames) (Value, error) {
 		return Value{}, corrupt("value of %d bytes", len(v.Bytes))
 	}
 	v.Version.Node = nodes.name(b[valueFixedLen:nodeEnd])
-	if b[0] == valueFormatDot {
+	if dotted {
 		v.Dot.Node = v.Version.Node
 	}
 	return v, nil

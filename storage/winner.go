@@ -36,11 +36,12 @@ func (t *Tentative) Version(index uint64) Version {
 type Committed = Value
 
 // CommittedBy is what the key holds after t was promoted at index and has won
-// over held. It keeps the index of the key's last linearizable write.
+// over held. It keeps the index of the key's last linearizable write, and its
+// version.
 func CommittedBy(t *Tentative, index uint64, held *Value) Value {
 	v := Value{Version: t.Version(index), Tombstone: t.Delete, Base: t.Base, Dot: t.Dot, Bytes: t.Bytes}
 	if held != nil {
-		v.LinearizableIndex = held.LinearizableIndex
+		v.LinearizableIndex, v.Replaced = held.LinearizableIndex, held.lastLinearizable()
 	}
 	return v
 }
@@ -106,7 +107,9 @@ type Decision struct {
 //     would overwrite the linearizable write by going round it.
 //  3. Over a linearizable write that it has heard of t wins, whatever the
 //     timestamps say: clocks order eventual writes and nothing else.
-//  4. Of two eventual writes the higher timestamp wins, then the higher node,
+//  4. So it does over a tombstone at or below the floor: whether that was collected
+//     already must not matter, and a bounded number goes at a time.
+//  5. Of two eventual writes the higher timestamp wins, then the higher node,
 //     then the higher incarnation and sequence number. The last two are for
 //     completeness: no node gives out a timestamp twice for one key.
 //
@@ -114,7 +117,7 @@ type Decision struct {
 // look only at t and at the linearizable writes, and what is left is a
 // maximum.
 //
-// That is also why 4 does not ask whether t's node had heard of the index held.
+// That is also why 5 does not ask whether t's node had heard of the index held.
 // It may have heard of an index without holding what was written there, by an
 // answer that it passed on, so an honest t can be behind a fast clock's value
 // in spite of its base. If t won over that value, X, then a third write Y with
@@ -134,7 +137,7 @@ func Decide(held *Value, floor uint64, t *Tentative) Decision {
 	if t.Base < floor && !fault.On(fault.FloorIgnored) {
 		return Decision{Superseded: CauseStaleBase}
 	}
-	if held == nil {
+	if held == nil || held.collectable(floor) {
 		return Decision{Wins: true}
 	}
 	last := held.LinearizableIndex
@@ -157,6 +160,26 @@ func Decide(held *Value, floor uint64, t *Tentative) Decision {
 // is reports whether t is what the key holds.
 func (v *Value) is(t *Tentative) bool {
 	return !v.Linearizable && v.Dot == t.Dot && v.Version.Timestamp == t.Timestamp
+}
+
+// collectable reports whether v counts as nothing: it is a committed tombstone
+// behind the floor, which may go with any command, or is gone at another replica.
+func (v *Value) collectable(floor uint64) bool {
+	return v != nil && v.Tombstone && v.Version.Index > 0 && v.Version.Index <= floor && !fault.On(fault.FloorIgnored)
+}
+
+// supersededBy is the version that t lost to, where the key held held: the
+// linearizable write that its node had not heard of, even if an eventual one has
+// taken its place since, or the newer eventual one. Zero if it is the floor that
+// t is below: what it had not heard of may have left nothing.
+func (d Decision) supersededBy(held *Value, t *Tentative) Version {
+	switch {
+	case held == nil || d.Superseded == CauseStaleBase && t.Base >= held.LinearizableIndex:
+		return Version{}
+	case d.Superseded == CauseStaleBase && !held.lastLinearizable().IsZero():
+		return held.lastLinearizable()
+	}
+	return held.Version
 }
 
 // compare orders two eventual writes; the higher wins.

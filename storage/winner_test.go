@@ -31,6 +31,12 @@ func promoted(t Tentative, index, lin uint64) *Value {
 	return &c
 }
 
+// tombstone is what a key holds after t was promoted as a delete.
+func tombstone(t Tentative, index uint64) *Value {
+	t.Delete, t.Bytes = true, nil
+	return promoted(t, index, 0)
+}
+
 func TestDecide(t *testing.T) {
 	wins := Decision{Wins: true}
 	winsUnheard := Decision{Wins: true, ListHeld: true}
@@ -66,6 +72,10 @@ func TestDecide(t *testing.T) {
 		{"of the same node", promoted(fast, 5, 0), 0, eventual("n2-bbbb", 2, 0, 101, "v"), wins},
 		{"of the same node, after a restart", promoted(fast, 5, 0), 0, Tentative{Dot: Dot{"n2-bbbb", 2, 1}, Timestamp: 101}, winsUnheard},
 		{"same timestamp and node, lower dot", promoted(eventual("n2-bbbb", 2, 0, 100, "x"), 5, 0), 0, fast, older},
+
+		{"older than a tombstone", tombstone(fast, 5), 4, eventual("n1-aaaa", 1, 8, 99, "v"), older},
+		{"older than a tombstone that may be collected", tombstone(fast, 5), 5, eventual("n1-aaaa", 1, 8, 99, "v"), wins},
+		{"older than a tombstone that is not committed", tombstone(fast, 0), 5, eventual("n1-aaaa", 1, 8, 99, "v"), older},
 
 		{"what is held already", promoted(fast, 5, 0), 0, fast, Decision{}},
 		{"what is held already, below a floor since", promoted(fast, 5, 0), 9, fast, Decision{}},

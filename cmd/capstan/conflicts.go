@@ -113,8 +113,9 @@ func showConflicts(w io.Writer, rows []conflictRow, verbose bool) {
 	_ = t.Flush()
 }
 
-// causeText says why a write lost. A winner that is not known is what an old
-// write meets that comes after its time: the record of what it had not heard of
+// causeText says why a write lost. With a stale base the winner is the
+// linearizable write itself, even if an eventual one has replaced it since. None
+// is known of what comes after its time: the record of what it had not heard of
 // is gone, so nothing vouches for it.
 func causeText(c client.Conflict) string {
 	switch c.Cause {
