@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -40,6 +41,7 @@ type benchSettings struct {
 	keySize, valueSize int
 	keys               int
 	duration, warmUp   time.Duration
+	operations         int64
 	rate               float64
 	acks, replicas     uint32
 	noLoad             bool
@@ -62,7 +64,10 @@ operation was due.
 
 put writes, get reads keys that were written before, mixed is half of each. The
 keys are written linearizably, whatever level is measured, and no operation
-carries a session.`,
+carries a session.
+
+The CPU of eventual writes counts until they are decided, if that takes seconds
+only, and how long it took is told: promotion.`,
 		Example: `  capstan bench
   capstan bench --workload put --clients 64 --conns 16
   capstan bench --ap --acks 2
@@ -94,6 +99,7 @@ carries a session.`,
 	flags.IntVar(&s.valueSize, "value-size", 256, "bytes of a value")
 	flags.IntVar(&s.keys, "keys", 100000, "how many keys")
 	flags.DurationVar(&s.duration, "duration", 10*time.Second, "how long to measure")
+	flags.Int64Var(&s.operations, "operations", 0, "end after so many, or at the end of --duration (0: at that only)")
 	flags.DurationVar(&s.warmUp, "warm-up", 2*time.Second, "how long to run before measuring")
 	flags.Float64Var(&s.rate, "rate", 0, "operations a second, an open loop (0: as fast as they are answered)")
 	flags.Uint32Var(&s.acks, "acks", 0, "nodes that have an eventual write on disk before the answer (0: 1)")
@@ -120,6 +126,8 @@ func (s *benchSettings) check() error {
 		return usageErrorf("--keys %d: 1 to 1000000000 are possible", s.keys)
 	case s.duration <= 0 || s.warmUp < 0:
 		return usageErrorf("--duration must be above 0, --warm-up not below")
+	case s.operations < 0:
+		return usageErrorf("--operations %d: it cannot be below 0", s.operations)
 	case s.rate < 0:
 		return usageErrorf("--rate %g: it cannot be below 0", s.rate)
 	}
@@ -169,22 +177,19 @@ func (p *program) bench(ctx context.Context, s benchSettings) error {
 		}
 	}
 	if s.warmUp > 0 {
-		if m := s.run(ctx, conns, s.warmUp, progress, "warming up"); ctx.Err() != nil {
+		if m := s.run(ctx, conns, s.warmUp, 0, progress, "warming up"); ctx.Err() != nil {
 			return m.interrupted(ctx)
 		}
 	}
 	meter := newMeter()
-	before, err := meter.read(ctx, conns[0])
-	m := s.run(ctx, conns, s.duration, progress, s.workload)
-	var cpu time.Duration
-	if err == nil {
-		var after cpuReading
-		if after, err = meter.read(context.WithoutCancel(ctx), conns[0]); err == nil {
-			cpu, err = after.since(before)
-		}
+	before, figuresErr := meter.drained(ctx, conns[0])
+	m := s.run(ctx, conns, s.duration, s.operations, progress, s.workload)
+	var after reading
+	if figuresErr == nil {
+		after, figuresErr = meter.drained(context.WithoutCancel(ctx), conns[0])
 	}
 	progress.clear()
-	r := m.report(s, cpu, err)
+	r := m.report(s, before, after, figuresErr)
 	if p.json {
 		if err := p.printObject(r); err != nil {
 			return err
@@ -277,19 +282,23 @@ func newLatencies() *hdrhistogram.Histogram {
 	return hdrhistogram.New(1, latencyMost, latencyDigits)
 }
 
-// run is one phase: all clients at work for so long.
-func (s *benchSettings) run(ctx context.Context, conns []*client.Client, d time.Duration, progress *progress, name string) *measurement {
+// run is one phase: all clients at work for so long, or until they have sent so
+// many operations; 0 for any number.
+func (s *benchSettings) run(ctx context.Context, conns []*client.Client, d time.Duration, operations int64, progress *progress, name string) *measurement {
 	phase, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	began := time.Now()
-	var done, failed atomic.Int64
+	var done, failed, left atomic.Int64
+	if left.Store(operations); operations == 0 {
+		left.Store(math.MaxInt64)
+	}
 	parts := make([]*measurement, min(s.clients, measurements))
 	for i := range parts {
 		parts[i] = &measurement{latencies: newLatencies(), errors: make(map[string]int64)}
 	}
 	var workers sync.WaitGroup
 	for i := range s.clients {
-		w := worker{s: s, c: conns[i%len(conns)], m: parts[i%len(parts)], done: &done, failed: &failed, value: s.value()}
+		w := worker{s: s, c: conns[i%len(conns)], m: parts[i%len(parts)], done: &done, failed: &failed, left: &left, value: s.value()}
 		workers.Go(func() { w.work(ctx, phase, began, i) })
 	}
 	finished := make(chan struct{})
@@ -324,13 +333,14 @@ type worker struct {
 	c            *client.Client
 	m            *measurement
 	done, failed *atomic.Int64
+	left         *atomic.Int64 // how many operations are still to be sent
 	value        []byte
 }
 
 // work sends operations until the phase ends. The last one is waited for: an
 // operation that is cut off would not count, and slow ones would be missing.
 func (w *worker) work(ctx, phase context.Context, began time.Time, number int) {
-	for k := 0; phase.Err() == nil; k++ {
+	for k := 0; phase.Err() == nil && w.left.Add(-1) >= 0; k++ {
 		due := time.Now()
 		if w.s.rate > 0 {
 			// The clients share the rate: each takes every so-manieth moment.

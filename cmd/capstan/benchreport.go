@@ -1,105 +1,11 @@
 package main
 
 import (
-	"bufio"
-	"context"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"net/http"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
-
-	"github.com/capstan-kv/capstan/api/client"
 )
-
-const (
-	// metricsTimeout and metricsMost bound what one node may take to answer,
-	// and how much is read of it.
-	metricsTimeout = 3 * time.Second
-	metricsMost    = 16 << 20
-	cpuMetric      = "process_cpu_seconds_total"
-)
-
-// meter reads figures of nodes: how much CPU they have used, and others.
-type meter struct{ http *http.Client }
-
-func newMeter() meter {
-	return meter{&http.Client{Timeout: metricsTimeout, Transport: &http.Transport{DisableKeepAlives: true}}}
-}
-
-// cpuReading is the CPU seconds of each node's process.
-type cpuReading map[string]float64
-
-func (m meter) read(ctx context.Context, c *client.Client) (cpuReading, error) {
-	s, err := c.Status(ctx)
-	if err != nil {
-		return nil, err
-	}
-	reading := make(cpuReading)
-	for _, n := range s.GetNodes() {
-		if n.GetApiAddress() == "" || stateName(n.GetState()) != "alive" {
-			continue
-		}
-		seconds, err := m.readNode(ctx, n.GetApiAddress(), cpuMetric)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", n.GetName(), err)
-		}
-		reading[n.GetId()] = seconds
-	}
-	return reading, nil
-}
-
-// readNode reads one figure of one node.
-func (m meter) readNode(ctx context.Context, address, metric string) (float64, error) {
-	if !strings.Contains(address, "://") {
-		address = "http://" + address
-	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, address+"/metrics", nil)
-	if err != nil {
-		return 0, err
-	}
-	answer, err := m.http.Do(r)
-	if err != nil {
-		return 0, err
-	}
-	defer answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return 0, fmt.Errorf("/metrics: %s", answer.Status)
-	}
-	return figure(io.LimitReader(answer.Body, metricsMost), metric)
-}
-
-// figure finds a metric without labels in the text format of Prometheus.
-func figure(r io.Reader, metric string) (float64, error) {
-	lines := bufio.NewScanner(r)
-	for lines.Scan() {
-		if value, ok := strings.CutPrefix(lines.Text(), metric+" "); ok {
-			return strconv.ParseFloat(strings.TrimSpace(value), 64)
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return 0, err
-	}
-	return 0, errors.New("no " + metric)
-}
-
-// since is the CPU used by all nodes between two readings. A node that is not
-// in both, or began anew, spoils the sum.
-func (r cpuReading) since(before cpuReading) (time.Duration, error) {
-	sum := 0.0
-	for id, seconds := range before {
-		after, ok := r[id]
-		if !ok || after < seconds {
-			return 0, fmt.Errorf("%s was restarted or is gone", id)
-		}
-		sum += after - seconds
-	}
-	return time.Duration(sum * float64(time.Second)), nil
-}
 
 // benchReport is what bench prints. Its JSON is for programs that compare runs:
 // units are in the names.
@@ -124,6 +30,16 @@ type benchReport struct {
 	NotFound        int64            `json:"not_found"`
 	ServerCPUPerOp  *float64         `json:"server_cpu_us_per_op"` // null: unknown
 	ServerCPUReason string           `json:"server_cpu_unknown_because,omitempty"`
+	Promotion       *benchPromotion  `json:"promotion"` // null: nothing was promoted, or it is not known
+}
+
+// benchPromotion is how long after it was accepted an eventual write was decided.
+// It is read from the nodes' histograms: between two of their bounds it is a guess.
+type benchPromotion struct {
+	Decided int64   `json:"decided"`
+	P50     float64 `json:"p50_us"`
+	P99     float64 `json:"p99_us"`
+	Waiting int64   `json:"waiting"` // not decided when the figures were read
 }
 
 type benchLatency struct {
@@ -135,7 +51,9 @@ type benchLatency struct {
 	Max  int64   `json:"max"`
 }
 
-func (m *measurement) report(s benchSettings, cpu time.Duration, cpuErr error) benchReport {
+// report makes the report of what the clients saw, and of the nodes' figures
+// before and after.
+func (m *measurement) report(s benchSettings, before, after reading, figuresErr error) benchReport {
 	loop := "closed"
 	if s.rate > 0 {
 		loop = "open"
@@ -151,9 +69,20 @@ func (m *measurement) report(s benchSettings, cpu time.Duration, cpuErr error) b
 		},
 		Errors: m.errors, NotFound: m.missed,
 	}
+	if figuresErr != nil {
+		r.ServerCPUReason = figuresErr.Error()
+		return r
+	}
+	if lag := after.lag.since(before.lag); lag.count() > 0 && s.at == eventual {
+		const us = 1e6
+		r.Promotion = &benchPromotion{
+			Decided: lag.count(), P50: lag.quantile(0.5) * us, P99: lag.quantile(0.99) * us, Waiting: int64(after.backlog),
+		}
+	}
+	cpu, err := after.cpuSince(before)
 	switch {
-	case cpuErr != nil:
-		r.ServerCPUReason = cpuErr.Error()
+	case err != nil:
+		r.ServerCPUReason = err.Error()
 	case r.Operations > 0:
 		perOp := float64(cpu.Microseconds()) / float64(r.Operations)
 		r.ServerCPUPerOp = &perOp
@@ -183,6 +112,10 @@ func (r benchReport) text() string {
 		fmt.Fprintf(&out, "  server CPU  %.0fus per operation, all nodes together\n", *r.ServerCPUPerOp)
 	} else if r.ServerCPUReason != "" {
 		fmt.Fprintf(&out, "  server CPU  unknown: %s\n", r.ServerCPUReason)
+	}
+	if r.Promotion != nil {
+		fmt.Fprintf(&out, "  promotion   p50 %s  p99 %s after it was accepted  (%d decided, %d not yet)\n",
+			ms(int64(r.Promotion.P50)), ms(int64(r.Promotion.P99)), r.Promotion.Decided, r.Promotion.Waiting)
 	}
 	if r.NotFound > 0 {
 		fmt.Fprintf(&out, "  not found   %d\n", r.NotFound)

@@ -291,6 +291,13 @@ func TestBench(t *testing.T) {
 		f.sent(want).(*capstanv1.PutRequest).GetAcks() != 2 || f.sent(want).(*capstanv1.PutRequest).GetConsistency() != capstanv1.Consistency_CONSISTENCY_EVENTUAL {
 		t.Errorf("status %d\n%s\n%s", status, stdout, stderr)
 	}
+	if !strings.Contains(stdout, "promotion   p50 20.00ms  p99 20.00ms after it was accepted  (30 decided, 0 not yet)") {
+		t.Errorf("no promotion lag:\n%s", stdout)
+	}
+	stdout, _, status = shell(t, "", append(args, "--ap", "--workload", "put", "--operations", "37", "--duration", "1m")...)
+	if status != 0 || !strings.Contains(stdout, "(37 in ") {
+		t.Errorf("status %d\n%s", status, stdout)
+	}
 	stdout, stderr, status = shell(t, "", append(args, "--consistency", "bounded", "--max-staleness", "1s", "--workload", "get")...)
 	if want := (&capstanv1.GetRequest{}); status != 0 || !strings.HasPrefix(stdout, "get, bounded (at most 1s old), 4 clients") ||
 		f.sent(want).(*capstanv1.GetRequest).GetMaxStaleness().AsDuration() != time.Second {

@@ -140,6 +140,8 @@ func newFake(t *testing.T) *fake {
 		defer f.mu.Unlock()
 		f.cpu += 1.5
 		fmt.Fprintf(w, "# HELP process_cpu_seconds_total x\nprocess_cpu_seconds_total %g\n", f.cpu)
+		// As if half of what was accepted took up to 20 ms.
+		fmt.Fprintf(w, "capstan_promotion_lag_seconds_bucket{le=\"0.02\"} %g\ncapstan_promotion_lag_seconds_bucket{le=\"+Inf\"} %g\n", f.cpu*10, f.cpu*20)
 		if f.cutAge > 0 {
 			fmt.Fprintf(w, "capstan_chaos_cut_seconds %g\n", f.cutAge)
 		}

@@ -14,8 +14,8 @@ import (
 var durationBuckets = []float64{.00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
 
 // Buckets of the promotion lag in seconds: from a round trip and two fsyncs to
-// a cut of an hour.
-var lagBuckets = []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 3600}
+// a cut of an hour. They are close where a healthy cluster is.
+var lagBuckets = []float64{.001, .002, .003, .005, .0075, .01, .015, .02, .03, .04, .05, .075, .1, .15, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 3600}
 
 // Snapshot is what a node looks like at one moment.
 type Snapshot struct {
