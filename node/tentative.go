@@ -30,7 +30,8 @@ func (n *Node) heardOf(node partition.NodeID) bool {
 func (n *Node) openExchange() (err error) {
 	n.router.heard = n.heardOf
 	n.exchange, err = exchange.New(exchange.Config{
-		Self: n.id, Log: n.log, Clock: n.clock, Peers: peers{n.transport},
+		Self: n.id, Log: n.log, Clock: n.clock, Peers: exchangePeers{peers{n.transport}, n},
+		Room: (&diskGuard{fs: n.config.FS, dir: n.config.DataDir}).check,
 		Ring: func() exchange.Placement {
 			if ring := n.ring(); ring.Placed() {
 				return placement{ring}
@@ -66,6 +67,21 @@ func (n *Node) leaderOf(p partition.ID) partition.NodeID {
 		return nodes[rand.IntN(len(nodes))]
 	}
 	return ""
+}
+
+// exchangePeers are the peers as the exchange sees them.
+type exchangePeers struct {
+	peers
+	node *Node
+}
+
+// LastHeard believes in gossip as long as nothing was needed of a node: who has
+// just started would else refuse what takes two, as if it were alone.
+func (p exchangePeers) LastHeard(node partition.NodeID) (ago time.Duration, ok bool) {
+	if ago, ok = p.peers.LastHeard(node); ok {
+		return ago, true
+	}
+	return 0, p.node.alive()[node]
 }
 
 // onReplication has tentative writes handed in as soon as a partition has a leader.
@@ -174,6 +190,15 @@ func (p placement) Nodes() []partition.NodeID {
 	}
 	return nodes
 }
+
+// Removed says of a node that it was taken out of the cluster for ever.
+func (p placement) Removed(id partition.NodeID) bool {
+	node, ok := p.ring.Node(id)
+	return ok && node.State == control.Left
+}
+
+// ReplicationFactor is how many replicas a partition is to have.
+func (p placement) ReplicationFactor() int { return p.ring.Settings.ReplicationFactor }
 
 // exchangeReplica is a replica as the exchange uses it.
 type exchangeReplica struct{ *replica }

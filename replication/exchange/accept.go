@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +19,7 @@ type Write struct {
 	Value     []byte // none for a delete
 	Delete    bool
 	// Acks is how many nodes have it on disk before Accept returns; 0 means 1,
-	// and the number of the partition's replicas is the most.
+	// and the replication factor is the most.
 	Acks int
 	// Base is the highest committed index of the partition that the session, or
 	// the node that passed the write on, has heard of. This node may know of a
@@ -66,7 +67,7 @@ func (x *Exchange) accept(ctx context.Context, w Write) (Accepted, error) {
 	}
 	if order[0] == x.cfg.Self {
 		// Asked before the write gets a dot, which would stay unused.
-		if err := pl.log.Room(len(w.Key), len(w.Value)); err != nil {
+		if err := cmp.Or(x.room(), pl.log.Room(len(w.Key), len(w.Value))); err != nil {
 			return Accepted{}, storeError(err)
 		}
 	}
@@ -127,9 +128,9 @@ func (x *Exchange) admit(ctx context.Context, w *Write) (*place, []partition.Nod
 		return nil, nil, bad(replication.ValueTooLarge, fmt.Sprintf("a value of %d bytes; at most %d are possible", len(w.Value), storage.MaxValueBytes), "")
 	case w.Delete && len(w.Value) > 0:
 		return nil, nil, bad(replication.BadOption, "a delete has no value", "")
-	case w.Acks < 0 || w.Acks > max(len(replicas), 1):
-		return nil, nil, bad(replication.BadOption, fmt.Sprintf("acks %d; a partition has %d replicas", w.Acks, len(replicas)),
-			fmt.Sprintf("ask for 1 to %d acks", max(len(replicas), 1)))
+	case w.Acks < 0 || w.Acks > max(ring.ReplicationFactor(), 1):
+		return nil, nil, bad(replication.BadOption, fmt.Sprintf("acks %d; a partition has %d replicas", w.Acks, ring.ReplicationFactor()),
+			fmt.Sprintf("ask for 1 to %d acks", max(ring.ReplicationFactor(), 1)))
 	}
 	order := choose(surroundings{
 		self: x.cfg.Self, replica: x.cfg.Replica(w.Partition) != nil, leader: x.cfg.Leader(w.Partition),
@@ -166,6 +167,9 @@ func bad(reason replication.Reason, message, try string) *replication.Error {
 
 // storeError says why the tentative log of this node did not take a write.
 func storeError(err error) *replication.Error {
+	if told := (*replication.Error)(nil); errors.As(err, &told) {
+		return told
+	}
 	e := &replication.Error{Reason: replication.NoReplica, Outcome: replication.NotApplied, Err: err,
 		Message: "this node can not store the write", Try: "retry at another node"}
 	switch {

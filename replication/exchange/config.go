@@ -22,6 +22,8 @@ type Config struct {
 	Replica func(partition.ID) Replica
 	// Leader is the best guess at who leads a partition; "" for nobody known.
 	Leader func(partition.ID) partition.NodeID
+	// Room is why this node takes no tentative writes now, or nil. May be nil.
+	Room func() error
 	// Events hears what happens; may be nil.
 	Events func(Event)
 }
@@ -38,8 +40,14 @@ type Peers interface {
 type Placement interface {
 	Partitions() int
 	Replicas(partition.ID) []partition.NodeID
+	// ReplicationFactor is how many replicas a partition is to have; there may be
+	// fewer for a while.
+	ReplicationFactor() int
 	// Nodes are the members that were not removed, this node included.
 	Nodes() []partition.NodeID
+	// Removed says of a node that it was removed for ever. Of one that is not
+	// known yet it says no.
+	Removed(partition.NodeID) bool
 }
 
 // Replica is this node's replica of a partition. Methods that read do not wait

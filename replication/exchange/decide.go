@@ -196,6 +196,23 @@ func (pl *place) decide(ctx context.Context, dots *storage.DotSet, promote bool)
 	return max(index, at), left
 }
 
+// Decided gives those of the writes that are not decided as far as this node
+// knows. State that has applied index knows of the others. It asks nobody.
+func (x *Exchange) Decided(p partition.ID, dots []storage.DotRange) (index uint64, left []storage.DotRange) {
+	pl, err := x.addressed(p)
+	if err != nil || pl == nil {
+		return 0, dots
+	}
+	set := &storage.DotSet{}
+	for _, r := range dots {
+		if set.AddRange(r) != nil {
+			return 0, dots
+		}
+	}
+	index, undecided := pl.alreadyDecided(set)
+	return index, slices.Collect(undecided.Ranges())
+}
+
 func (pl *place) alreadyDecided(dots *storage.DotSet) (index uint64, left *storage.DotSet) {
 	left = dots
 	if r := pl.x.cfg.Replica(pl.partition); r != nil {

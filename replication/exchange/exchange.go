@@ -232,6 +232,14 @@ func (x *Exchange) returned() bool {
 	return returned
 }
 
+// room is why this node takes no tentative writes now, or nil.
+func (x *Exchange) room() error {
+	if x.cfg.Room == nil {
+		return nil
+	}
+	return x.cfg.Room()
+}
+
 func closed() *replication.Error {
 	return &replication.Error{Reason: replication.Stopping, Outcome: replication.NotApplied,
 		Message: "this node is stopping", Try: "retry at another node"}

@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/storage"
@@ -17,9 +18,13 @@ func (x *Exchange) handlers() map[uint8]handler {
 	}
 }
 
-// guard makes Close wait for h, and h end with Close.
+// guard makes Close wait for h, and h end with Close. What a removed node still
+// says does not count: what it had accepted and handed to nobody is lost.
 func (x *Exchange) guard(h handler) handler {
 	return func(ctx context.Context, from partition.NodeID, payload []byte) ([]byte, error) {
+		if ring := x.cfg.Ring(); ring != nil && ring.Removed(from) {
+			return nil, fmt.Errorf("%s was removed from the cluster", from)
+		}
 		if !x.enter() {
 			return nil, closed()
 		}

@@ -46,9 +46,10 @@ type heldBy struct {
 func (h *holding) run(ctx context.Context) ([]partition.NodeID, *replication.Error) {
 	if h.order[0] == h.place.x.cfg.Self {
 		// First, so that a refusal is definite: nothing was sent yet.
-		if err := h.keep(); err != nil {
+		if err := h.place.keep([]storage.TentativeWrite{h.write}); err != nil {
 			return nil, storeError(err)
 		}
+		h.holdsIt()
 		h.next = 1
 	}
 	if len(h.held) < h.acks {
@@ -63,14 +64,22 @@ func (h *holding) run(ctx context.Context) ([]partition.NodeID, *replication.Err
 	return h.held, h.tooFew(ctx)
 }
 
-// keep stores the write on this node.
+// keep stores the write on this node, if there is room.
 func (h *holding) keep() error {
+	if err := h.place.x.room(); err != nil {
+		return err
+	}
 	if err := h.place.keep([]storage.TentativeWrite{h.write}); err != nil {
 		return err
 	}
+	h.holdsIt()
+	return nil
+}
+
+// holdsIt notes that this node has stored the write.
+func (h *holding) holdsIt() {
 	h.own = true
 	h.held = append(h.held, h.place.x.cfg.Self)
-	return nil
 }
 
 // send asks nodes in order, as many at a time as are still needed, one more for

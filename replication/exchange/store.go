@@ -40,6 +40,9 @@ func (pl *place) store(writes []storage.TentativeWrite) (s status, fresh []stora
 		}
 		return statusDone, nil
 	}
+	if len(fresh) > 0 && pl.x.room() != nil {
+		return statusFull, nil
+	}
 	if err := pl.keep(keep); err != nil {
 		return statusOf(err), nil
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,9 +29,10 @@ type world struct {
 	stop   chan struct{}
 	groups []*group
 
-	mu     sync.Mutex
-	nodes  map[partition.NodeID]*node
-	events []Event
+	mu      sync.Mutex
+	nodes   map[partition.NodeID]*node
+	removed map[partition.NodeID]bool
+	events  []Event
 }
 
 // node is a process with its disk.
@@ -47,6 +49,7 @@ type node struct {
 	limits   storage.TentativeLimits
 	stop     chan struct{}
 	wg       sync.WaitGroup
+	full     atomic.Pointer[replication.Error] // why it has no room, or nil
 }
 
 type placement struct{ w *world }
@@ -56,6 +59,12 @@ func (p placement) Replicas(id partition.ID) []partition.NodeID {
 	return p.w.groups[id].replicas
 }
 func (p placement) Nodes() []partition.NodeID { return p.w.ids() }
+func (p placement) ReplicationFactor() int    { return len(p.w.groups[0].replicas) }
+func (p placement) Removed(id partition.NodeID) bool {
+	p.w.mu.Lock()
+	defer p.w.mu.Unlock()
+	return p.w.removed[id]
+}
 
 // options are how a world begins.
 type options struct {
@@ -172,6 +181,12 @@ func (w *world) start(id partition.NodeID, disk *vfs.MemFS, limits storage.Tenta
 				return leader
 			}
 			return ""
+		},
+		Room: func() error {
+			if full := n.full.Load(); full != nil {
+				return full
+			}
+			return nil
 		},
 		Events: func(e Event) {
 			w.mu.Lock()
