@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
@@ -15,6 +14,7 @@ import (
 	"github.com/capstan-kv/capstan/replication/session"
 	"github.com/capstan-kv/capstan/storage"
 	"github.com/capstan-kv/capstan/storage/fault"
+	"github.com/capstan-kv/capstan/storage/hlc"
 )
 
 const (
@@ -31,11 +31,24 @@ const (
 type want struct {
 	index uint64
 	dots  []storage.DotRange
+	// highest is the session's highest timestamp; it does not travel.
+	highest hlc.Timestamp
 }
 
 // wanted is the session's past in the partition.
 func wanted(p partition.ID, past *session.Token) want {
-	return want{past.Index(p), past.Undecided(p)}
+	return want{past.Index(p), past.Undecided(p), past.Highest()}
+}
+
+// metBy reports whether t, held here, may answer by itself, w being what it
+// leaves to be wanted of others. Its node had heard of all that the session has
+// seen; but it need not have held that, so a version of the key that t does not
+// win over has to be ruled out too.
+func (w want) metBy(t *storage.Tentative, seen []storage.DotRange) bool {
+	return len(w.dots) == 0 && w.index <= t.Base &&
+		(t.Timestamp >= w.highest || slices.ContainsFunc(seen, func(r storage.DotRange) bool {
+			return r.Node == t.Dot.Node && r.Incarnation == t.Dot.Incarnation && r.First <= t.Dot.Sequence && t.Dot.Sequence <= r.Last
+		}))
 }
 
 // getEventual answers from the nearest replica, merged with what this node
@@ -50,7 +63,7 @@ func (r *router) getEventual(ctx context.Context, req *capstanv1.GetRequest) (*c
 		return nil, notInCluster()
 	}
 	p := partition.Of(req.GetKey(), len(ring.Partitions))
-	found, err := r.near(ctx, ring, p, req.GetKey(), wanted(p, past), int(min(max(req.GetReplicas(), 1), maxReplicasAsked)))
+	found, err := r.near(ctx, ring, p, r.serving(p), req.GetKey(), wanted(p, past), int(min(max(req.GetReplicas(), 1), maxReplicasAsked)))
 	if err != nil {
 		return nil, err
 	}
@@ -65,9 +78,7 @@ type nearRead struct {
 
 // answer tells what was found, and what the session has seen by it.
 func (r *router) answer(ring *control.State, p partition.ID, past *session.Token, found nearRead) (resp *capstanv1.GetResponse, err error) {
-	if here := r.local.replica(p); here != nil && found.from == r.self {
-		here.tidy(past)
-	}
+	r.sessions.tidy(p, past)
 	note(p, past, &found.LocalEntry, found.Applied)
 	resp = &capstanv1.GetResponse{Freshness: &capstanv1.Freshness{ServedBy: nameOf(ring, found.from), Tentative: found.Tentative != nil}}
 	if found.Found {
@@ -95,28 +106,45 @@ func note(p partition.ID, past *session.Token, e *storage.LocalEntry, applied ui
 // wins was decided before its value was read.
 const maxReadAttempts = 8
 
-// near reads at this node's replica if it can, else at others, and takes this
-// node's own tentative writes into account in any case.
-func (r *router) near(ctx context.Context, ring *control.State, p partition.ID, key []byte, w want, replicas int) (found nearRead, err error) {
+// serving is this node's replica of p if it serves, else nil.
+func (r *router) serving(p partition.ID) *replica {
+	if here := r.local.replica(p); here != nil && !here.failed() {
+		return here
+	}
+	return nil
+}
+
+// settledBy is the index that this node's replica of p has applied, though it can
+// not answer: it has settled writes that are nowhere else on this node. 0 if
+// there is none. It is asked after the tentative log was read.
+func (r *router) settledBy(p partition.ID) uint64 {
+	here := r.local.replica(p)
+	if here == nil {
+		return 0
+	}
+	applied, _ := here.state.Applied()
+	return applied
+}
+
+// near reads here, at this node's replica, unless that is nil or behind, else at
+// others, and takes this node's own tentative writes into account in any case.
+func (r *router) near(ctx context.Context, ring *control.State, p partition.ID, here *replica, key []byte, w want, replicas int) (found nearRead, err error) {
 	for range maxReadAttempts {
-		if found, err = r.nearOnce(ctx, ring, p, key, w, replicas); !errors.Is(err, storage.ErrUnread) {
+		if found, err = r.nearOnce(ctx, ring, p, here, key, w, replicas); !errors.Is(err, storage.ErrUnread) {
 			break
 		}
 	}
 	return found, err
 }
 
-func (r *router) nearOnce(ctx context.Context, ring *control.State, p partition.ID, key []byte, w want, replicas int) (nearRead, error) {
+func (r *router) nearOnce(ctx context.Context, ring *control.State, p partition.ID, here *replica, key []byte, w want, replicas int) (nearRead, error) {
 	log, err := r.exchange.Tentative(p)
 	if err != nil {
 		return nearRead{}, err
 	}
 	var reads []nearRead
 	var refused error
-	var failed *replica
-	if here := r.local.replica(p); here != nil && here.failed() {
-		failed = here
-	} else if here != nil {
+	if here != nil {
 		read, err := here.near(ctx, key, w, replicas > 1)
 		if err == nil && replicas == 1 {
 			return nearRead{read, r.self}, nil
@@ -132,22 +160,21 @@ func (r *router) nearOnce(ctx context.Context, ring *control.State, p partition.
 	if err != nil {
 		return nearRead{}, err
 	}
-	elsewhere := want{max(w.index, own.FateFloor), missing}
-	if failed != nil {
-		// It has settled writes that are nowhere else on this node.
-		applied, _ := failed.state.Applied()
-		elsewhere.index = max(elsewhere.index, applied)
+	elsewhere := want{index: max(w.index, own.FateFloor), dots: missing}
+	if len(reads) == 0 {
+		elsewhere.index = max(elsewhere.index, r.settledBy(p))
 	}
 	others, err := r.nearElsewhere(ctx, ring, p, key, elsewhere, replicas-len(reads))
 	reads = append(reads, others...)
 	if len(reads) == 0 {
+		elsewhere.highest = w.highest
 		switch {
+		case own.Tentative != nil && elsewhere.metBy(own.Tentative, w.dots):
+			return nearRead{own, r.self}, nil
 		case refused != nil:
 			return nearRead{}, refused // what the replica here lacks, nobody had
-		case err != nil && !errors.Is(err, errNotDelivered):
+		case isRefusal(err):
 			return nearRead{}, err
-		case own.Tentative != nil && len(elsewhere.dots) == 0 && elsewhere.index <= own.Tentative.Base:
-			return nearRead{own, r.self}, nil
 		}
 		return nearRead{}, noReplica(ring, r.self, p, "")
 	}
@@ -158,35 +185,27 @@ func (r *router) nearOnce(ctx context.Context, ring *control.State, p partition.
 		}
 		merged.LocalRead = storage.MergeReads(merged.LocalRead, read.LocalRead)
 	}
+	if merged.Behind() { // something was forgotten here since the replica here was read
+		return nearRead{}, fmt.Errorf("partition %d: %w: %w", p, storage.ErrBehind, storage.ErrUnread)
+	}
 	return merged, local.Complete(&merged.LocalEntry)
 }
 
-// nearElsewhere asks other nodes with a replica, at most count that answer:
-// first those that have accepted what the session saw.
+// nearElsewhere asks other nodes with a replica, until count have answered: first
+// those that have accepted what the session saw.
 func (r *router) nearElsewhere(ctx context.Context, ring *control.State, p partition.ID, key []byte, w want, count int) ([]nearRead, error) {
 	nodes := r.nearest(ring, p)
 	slices.SortStableFunc(nodes, func(a, b partition.NodeID) int {
 		return b2i(w.names(b)) - b2i(w.names(a))
 	})
 	frame := w.frame(p, key)
-	var found []nearRead
-	var refused error
-	for len(nodes) > 0 && len(found) < count {
-		now := nodes[:min(count-len(found), len(nodes))]
-		nodes = nodes[len(now):]
-		reads, errs := make([]storage.LocalRead, len(now)), make([]error, len(now))
-		var asked sync.WaitGroup
-		for i, node := range now {
-			asked.Go(func() { reads[i], errs[i] = r.nearAt(ctx, p, node, frame) })
-		}
-		asked.Wait()
-		for i := range now {
-			if errs[i] == nil {
-				found = append(found, nearRead{reads[i], now[i]})
-			} else if refused == nil || errors.Is(refused, errNotDelivered) {
-				refused = errs[i]
-			}
-		}
+	answers, refused := askInTurn(ctx, asking{nodes, count, askPatience},
+		func(ctx context.Context, node partition.NodeID) (storage.LocalRead, error) {
+			return r.nearAt(ctx, p, node, frame)
+		})
+	found := make([]nearRead, len(answers))
+	for i, a := range answers {
+		found[i] = nearRead{a.answer, a.from}
 	}
 	return found, refused
 }

@@ -5,7 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
 
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
 	"github.com/capstan-kv/capstan/node/control"
@@ -16,16 +20,19 @@ import (
 )
 
 // maxOverlay bounds the keys of hints that a scan takes into account, each of
-// which costs a read of its own at another node.
-const maxOverlay = 4096
+// which costs a read of its own at another node, and maxOverlayBytes what they
+// take up.
+const (
+	maxOverlay      = 4096
+	maxOverlayBytes = 64 << 20
+)
 
 // openNear begins an eventual scan of one partition: at the replica here, or at
 // another's with this node's own tentative writes over it.
-func (r *router) openNear(ctx context.Context, p partition.ID, part scanPart, past *session.Token) (pages, error) {
+func (r *router) openNear(ctx context.Context, p partition.ID, part scanPart, w want) (pages, error) {
 	ring := r.ring()
-	w := wanted(p, past)
 	var refused error
-	if here := r.local.replica(p); here != nil && !here.failed() {
+	if here := r.serving(p); here != nil {
 		source, err := here.openNear(ctx, part, w)
 		if err == nil {
 			return source, nil
@@ -36,68 +43,64 @@ func (r *router) openNear(ctx context.Context, p partition.ID, part scanPart, pa
 	if err != nil {
 		return nil, err
 	}
-	// In this order: what comes here after it was found missing is asked of the
-	// other node all the same, and what goes after it was found here has raised
-	// the fate floor.
+	// In this order, as with a read of one key: what is not missing here is among
+	// the keys that are read one by one, or has raised the fate floor.
 	local := storage.Local{Log: log}
-	missing := local.Missing(w.dots)
+	elsewhere := want{dots: local.Missing(w.dots)}
 	own, err := keysIn(local, part)
 	if err != nil {
 		return nil, err
 	}
-	elsewhere, err := r.pastElsewhere(p, past, missing, log.FateFloor())
-	if err != nil {
+	elsewhere.index = max(w.index, log.FateFloor(), r.settledBy(p))
+	there := part
+	if there.token, err = r.sessions.tokenOf(p, elsewhere); err != nil {
 		return nil, err
 	}
-	there := part
-	there.token = elsewhere
 	if part.limit > 0 { // what is hidden by the overlay has to be made up for
-		there.limit = part.limit + uint32(len(own))
+		there.limit = uint32(min(uint64(part.limit)+uint64(len(own)), math.MaxUint32))
 	}
 	frame, err := there.frame(p)
 	if err != nil {
 		return nil, err
 	}
-	for _, node := range r.nearest(ring, p) {
-		answer, err := r.peers.hop(ctx, node, frame)
-		if err != nil {
-			if refused == nil && !errors.Is(err, errNotDelivered) {
-				refused = err
-			}
-			continue
-		}
-		source, err := r.openRemote(p, node, answer)
-		if err != nil {
+	found, err := askInTurn(ctx, asking{r.nearest(ring, p), 1, askPatience},
+		func(ctx context.Context, node partition.NodeID) ([]byte, error) { return r.peers.hop(ctx, node, frame) })
+	if len(found) == 0 {
+		switch {
+		case refused != nil:
+			return nil, refused
+		case isRefusal(err):
 			return nil, err
 		}
-		over, err := r.overlay(ctx, ring, p, part, past, own)
-		if err != nil {
-			source.close()
-			return nil, err
-		}
-		if over != nil {
-			over.pages = source
-			return over, nil
-		}
-		return source, nil
+		return nil, noReplica(ring, r.self, p, "")
 	}
-	if refused != nil {
-		return nil, refused
+	source, err := r.openRemote(p, found[0].from, found[0].answer)
+	for _, twice := range found[1:] {
+		if more, err := r.openRemote(p, twice.from, twice.answer); err == nil {
+			more.close()
+		}
 	}
-	return nil, noReplica(ring, r.self, p, "")
+	if err != nil {
+		return nil, err
+	}
+	over, err := r.overlay(ctx, ring, p, part, w, own)
+	if err != nil {
+		source.close()
+		return nil, err
+	}
+	if over != nil {
+		over.pages = source
+		return over, nil
+	}
+	return source, nil
 }
 
-// pastElsewhere is the token of what another node has to hold for this session:
-// what is held here is taken from here, and what was forgotten here is decided
-// at the fate floor or below.
-func (r *router) pastElsewhere(p partition.ID, past *session.Token, missing []storage.DotRange, fateFloor uint64) (string, error) {
-	there := &session.Token{}
-	there.Saw(p, max(past.Index(p), fateFloor))
-	rest := past.Clone()
-	held := slices.Collect(dots(past.Undecided(p)).Minus(dots(missing)))
-	rest.SettleAll(p, past.Index(p), dots(held))
-	there.Merge(rest)
-	return r.sessions.token(there)
+// tokenOf is a token that wants as much of the partition.
+func (s *sessions) tokenOf(p partition.ID, w want) (string, error) {
+	past := &session.Token{}
+	past.Saw(p, w.index)
+	past.Needs(p, w.dots)
+	return s.token(past)
 }
 
 // keysIn are the keys of the range of which tentative writes are held.
@@ -112,11 +115,7 @@ func keysIn(local storage.Local, part scanPart) (keys [][]byte, err error) {
 			keys = append(keys, page.Entries[i].Key)
 		}
 		if len(keys) > maxOverlay {
-			return nil, &replication.Error{
-				Reason: replication.Overloaded, Outcome: replication.NotApplied,
-				Message: fmt.Sprintf("this node holds hints for more than %d keys of the range, and no replica", maxOverlay),
-				Try:     "another node, or a smaller range",
-			}
+			return nil, tooManyHints()
 		}
 		if !page.More {
 			return keys, nil
@@ -125,18 +124,44 @@ func keysIn(local storage.Local, part scanPart) (keys [][]byte, err error) {
 	}
 }
 
+func tooManyHints() *replication.Error {
+	return &replication.Error{
+		Reason: replication.Overloaded, Outcome: replication.NotApplied,
+		Message: fmt.Sprintf("this node holds hints for more than %d keys, or %d MiB, of the range, and no replica that can answer", maxOverlay, maxOverlayBytes>>20),
+		Try:     "another node, or a smaller range",
+	}
+}
+
+// overlayAtOnce is how many of those reads are under way at a time: the view at
+// the other node is not kept for long.
+const overlayAtOnce = 32
+
 // overlay reads the keys of which this node holds hints one by one; nil if there
 // are none.
-func (r *router) overlay(ctx context.Context, ring *control.State, p partition.ID, part scanPart, past *session.Token, keys [][]byte) (*overlaid, error) {
+func (r *router) overlay(ctx context.Context, ring *control.State, p partition.ID, part scanPart, w want, keys [][]byte) (*overlaid, error) {
 	if len(keys) == 0 {
 		return nil, nil
 	}
+	reads := make([]nearRead, len(keys))
+	var size atomic.Int64
+	readers, reading := errgroup.WithContext(ctx)
+	readers.SetLimit(overlayAtOnce)
+	for i, key := range keys {
+		readers.Go(func() (err error) {
+			// Not here: if there is a replica, it was behind just now.
+			reads[i], err = r.near(reading, ring, p, nil, key, w, 1)
+			if size.Add(int64(len(reads[i].Bytes))) > maxOverlayBytes {
+				return tooManyHints()
+			}
+			return err
+		})
+	}
+	if err := readers.Wait(); err != nil {
+		return nil, err
+	}
 	over := &overlaid{hidden: map[string]bool{}, shown: sight{session: &session.Token{}}}
-	for _, key := range keys {
-		found, err := r.near(ctx, ring, p, key, wanted(p, past), 1)
-		if err != nil {
-			return nil, err
-		}
+	for i, key := range keys {
+		found := &reads[i]
 		over.hidden[string(key)] = true
 		note(p, over.shown.session, &found.LocalEntry, found.Applied)
 		over.shown.tentative = over.shown.tentative || found.Tentative != nil

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -48,6 +49,9 @@ func (r *router) AwaitWrite(ctx context.Context, req *capstanv1.AwaitWriteReques
 		case <-ctx.Done():
 			timer.Stop()
 			return resp, nil // pending, as far as is known
+		case <-r.closing:
+			timer.Stop()
+			return resp, nil
 		}
 	}
 }
@@ -76,25 +80,51 @@ func (r *router) fate(ctx context.Context, receipt session.Receipt) (*capstanv1.
 	if pending != nil && held.Holds(receipt.Dot) && r.local.replica(p) != nil {
 		return pending, nil // it leaves when the replica here has applied its fate
 	}
+	decided, undecided, err := r.fateElsewhere(ctx, ring, receipt)
+	switch {
+	case decided != nil:
+		return decided, nil
+	case pending != nil:
+		return pending, nil
+	case undecided != nil:
+		return undecided, nil
+	case isRefusal(err):
+		return nil, err
+	}
+	return nil, noReplica(ring, r.self, p, "")
+}
+
+var errPending = errors.New("pending")
+
+// fateElsewhere asks the other replicas until one knows that the write is
+// decided; undecided is the answer of one that does not.
+func (r *router) fateElsewhere(ctx context.Context, ring *control.State, receipt session.Receipt) (decided, undecided *capstanv1.AwaitWriteResponse, err error) {
+	p := receipt.Partition
 	frame := appendDot(binary.BigEndian.AppendUint32([]byte{byte(hopFate)}, uint32(p)), receipt.Dot)
-	for _, node := range r.nearest(ring, p) {
-		answer, err := r.peers.hop(ctx, node, frame)
-		if err != nil {
-			continue // another one may know
-		}
-		resp := new(capstanv1.AwaitWriteResponse)
-		if err := proto.Unmarshal(answer, resp); err != nil {
-			return nil, fmt.Errorf("answer of %s: %w", node, err)
-		}
-		if resp.GetFate() != capstanv1.Fate_FATE_PENDING {
+	var mu sync.Mutex
+	found, err := askInTurn(ctx, asking{r.nearest(ring, p), 1, askPatience},
+		func(ctx context.Context, node partition.NodeID) (*capstanv1.AwaitWriteResponse, error) {
+			answer, err := r.peers.hop(ctx, node, frame)
+			if err != nil {
+				return nil, err // another one may know
+			}
+			resp := new(capstanv1.AwaitWriteResponse)
+			if err := proto.Unmarshal(answer, resp); err != nil {
+				return nil, fmt.Errorf("answer of %s: %w", node, err)
+			}
+			r.hear(p, resp)
+			if resp.GetFate() == capstanv1.Fate_FATE_PENDING {
+				mu.Lock()
+				defer mu.Unlock()
+				undecided = resp
+				return nil, errPending
+			}
 			return resp, nil
-		}
-		pending = resp
+		})
+	if len(found) > 0 {
+		return found[0].answer, undecided, nil
 	}
-	if pending == nil {
-		return nil, noReplica(ring, r.self, p, "")
-	}
-	return pending, nil
+	return nil, undecided, err
 }
 
 // fate is what the replica here has applied of the write.
@@ -109,6 +139,9 @@ func (h *replica) fate(d storage.Dot) (*capstanv1.AwaitWriteResponse, error) {
 	}
 	seen := new(session.Token)
 	if fate.Kind != storage.FatePending {
+		if fate.Index == 0 { // no longer known: it is by now
+			fate.Index, _ = h.state.Applied()
+		}
 		seen.Saw(h.partition, fate.Index)
 		seen.Observe(fate.Version.Timestamp)
 	}
@@ -261,12 +294,20 @@ func (r *router) conflicts(ctx context.Context, ring *control.State, ask conflic
 	if here := r.local.replica(ask.Partition); here != nil && !here.failed() {
 		return here.conflicts(ask)
 	}
-	for _, node := range r.nearest(ring, ask.Partition) {
-		answer, err := r.peers.hop(ctx, node, ask.frame())
-		if err != nil {
-			continue
-		}
-		return decodeConflicts(answer)
+	frame := ask.frame()
+	found, err := askInTurn(ctx, asking{r.nearest(ring, ask.Partition), 1, askPatience},
+		func(ctx context.Context, node partition.NodeID) (conflictsPage, error) {
+			answer, err := r.peers.hop(ctx, node, frame)
+			if err != nil {
+				return conflictsPage{}, err
+			}
+			return decodeConflicts(answer)
+		})
+	switch {
+	case len(found) > 0:
+		return found[0].answer, nil
+	case isRefusal(err):
+		return conflictsPage{}, err
 	}
 	return conflictsPage{}, noReplica(ring, r.self, ask.Partition, "")
 }

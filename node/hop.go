@@ -24,7 +24,7 @@ const (
 	hopScanOpen
 	hopScanNext
 	hopTransfer
-	hopBlind     // an eventual write
+	hopHeard     // what an eventual write should have heard of
 	hopNear      // an eventual read
 	hopFate      // what became of an eventual write
 	hopConflicts // a page of conflicts

@@ -71,7 +71,8 @@ type hopServer struct {
 	local   localReplicas
 	cursors *cursors
 	count   func() int // partitions; 0 before they are known
-	router  *router    // accepts eventual writes at this node
+	// sessions reads and writes the tokens of what came by a hop.
+	sessions *sessions
 }
 
 func (s *hopServer) handle(ctx context.Context, _ partition.NodeID, frame []byte) ([]byte, error) {
@@ -96,8 +97,8 @@ func (s *hopServer) answer(ctx context.Context, frame []byte) ([]byte, error) {
 			return s.scanNext(ctx, frame[1:])
 		case hopTransfer:
 			return s.transfer(ctx, frame[1:])
-		case hopBlind:
-			return s.blind(ctx, frame[1:])
+		case hopHeard:
+			return s.heard(frame[1:])
 		case hopNear:
 			return s.near(ctx, frame[1:])
 		case hopFate:
@@ -141,12 +142,26 @@ func keyOf(request proto.Message) []byte {
 func (s *hopServer) replica(p partition.ID) (*replica, error) {
 	if s.count() > 0 {
 		if here := s.local.replica(p); here != nil {
+			if here.failed() {
+				return nil, failedHere(p)
+			}
+			if s.sessions != nil {
+				here = here.relaying(s.sessions)
+			}
 			return here, nil
 		}
 	}
 	return nil, &replication.Error{
 		Reason: replication.NoReplica, Outcome: replication.NotApplied, NotLeader: true,
 		Message: fmt.Sprintf("this node holds no replica of partition %d", p),
+	}
+}
+
+// failedHere is the refusal of a replica that serves nothing any more.
+func failedHere(p partition.ID) *replication.Error {
+	return &replication.Error{
+		Reason: replication.NoReplica, Outcome: replication.NotApplied,
+		Message: fmt.Sprintf("the replica of partition %d at this node has failed", p), Try: "another node",
 	}
 }
 

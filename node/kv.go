@@ -100,7 +100,10 @@ func (h *replica) current(ctx context.Context, read committedRead, past *session
 		}
 		// The state is young enough, and older than what the session has seen.
 		// Waiting makes it older: its age is asked for anew.
-		if err := h.group.WaitApplied(ctx, index); err != nil {
+		soon, cancel := inTimeToAnswer(ctx)
+		err := h.group.WaitApplied(soon, index)
+		cancel()
+		if err != nil {
 			applied, _ := h.state.Applied()
 			return 0, behind(h.partition, err, fmt.Sprintf("it has seen entry %d, %s has applied %d", index, h.servedBy, applied))
 		}
@@ -149,6 +152,9 @@ func (h *replica) write(ctx context.Context, c storage.Command, token string) (s
 	if err := h.settle(ctx, past); err != nil {
 		return none, "", err
 	}
+	if err := h.sessions.room(token, past); err != nil {
+		return none, "", err
+	}
 	c.Level, c.Timestamp, c.Node = storage.LevelLinearizable, h.clock.Now(), h.node
 	command, err := storage.AppendCommand(nil, c)
 	if err != nil {
@@ -167,8 +173,10 @@ func (h *replica) write(ctx context.Context, c storage.Command, token string) (s
 	if !result.ConditionFailed {
 		past.Saw(h.partition, result.Version.Index)
 		past.Observe(result.Version.Timestamp)
-		token, err = h.sessions.token(past)
-		return result, token, err
+		if token, err = h.sessions.token(past); err != nil {
+			return none, "", untold(err)
+		}
+		return result, token, nil
 	}
 	// What the key holds was seen, too.
 	if result.Current != nil {

@@ -50,6 +50,8 @@ type ask struct {
 	within time.Duration // of staleness
 	wait   time.Duration // for the answer; 0: requestTime
 	absent bool          // condition
+	// replicas is how many an eventual read asks.
+	replicas uint32
 }
 
 func (a ask) context() (context.Context, context.CancelFunc) {
@@ -95,7 +97,7 @@ func (m *machine) read(a ask, key string) (*capstanv1.GetResponse, error) {
 	}
 	ctx, cancel := a.context()
 	defer cancel()
-	req := &capstanv1.GetRequest{Key: []byte(key), Consistency: a.level, Session: a.talk.send()}
+	req := &capstanv1.GetRequest{Key: []byte(key), Consistency: a.level, Session: a.talk.send(), Replicas: a.replicas}
 	if a.within > 0 {
 		req.MaxStaleness = durationpb.New(a.within)
 	}

@@ -251,7 +251,8 @@ func (n *Node) openPeers() (err error) {
 	}
 	n.onClose(n.exchange.Close)
 	n.sessions = n.router.sessions
-	n.sessions.exists = n.exists
+	n.sessions.exists, n.sessions.decided = n.exists, n.exchange.Decided
+	relayed := n.sessions.relayed()
 	n.replicas.exchange, n.replicas.sessions = n.exchange, n.sessions
 	n.replicas.opener = &groupOpener{
 		self: n.id, dir: n.config.DataDir, onDisk: onDisk(n.config.FS), bolt: n.config.RaftLog == RaftLogBolt,
@@ -260,10 +261,9 @@ func (n *Node) openPeers() (err error) {
 	n.onClose(n.replicas.close)
 	n.onClose(n.closeControl)
 	n.onClose(n.host.Close) // hands leadership of all groups away, side by side
-	n.router.exchange = n.exchange
-	n.router.diskFull = (&diskGuard{fs: n.config.FS, dir: n.config.DataDir}).check
-	n.cursors.token = n.sessions.token
-	hops := &hopServer{local: n.replicas, cursors: n.cursors, count: func() int { return len(n.ring().Partitions) }, router: n.router}
+	n.router.exchange, n.router.closing = n.exchange, n.ctx.Done()
+	n.cursors.token = relayed.token
+	hops := &hopServer{local: n.replicas, cursors: n.cursors, count: func() int { return len(n.ring().Partitions) }, sessions: relayed}
 	n.transport.Handle(kindHop, hops.handle)
 	n.transport.Handle(kindStatus, n.handleStatus)
 	n.onClose(func() error { n.cursors.close(); return nil })

@@ -31,6 +31,13 @@ func (h *replica) leader() partition.NodeID {
 	return leader.Node
 }
 
+// relaying is the replica as another node uses it: see sessions.relayed.
+func (h *replica) relaying(to *sessions) *replica {
+	copied := *h
+	copied.sessions = to
+	return &copied
+}
+
 // failed reports whether the replica serves nothing any more.
 func (h *replica) failed() bool { return h.group != nil && h.group.Err() != nil }
 

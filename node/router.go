@@ -42,9 +42,10 @@ type router struct {
 	sessions *sessions
 	// heard says whether anything came from a node lately.
 	heard func(partition.NodeID) bool
-	// diskFull is why this node takes no eventual writes now, or nil.
-	diskFull func() error
 
+	// closing is closed when the node is about to: what waits for something to
+	// happen ends then.
+	closing <-chan struct{}
 	// scanning counts the scans under way, which pin the databases open. It is
 	// waited for once no new one can begin.
 	scanning sync.WaitGroup
@@ -56,7 +57,7 @@ type router struct {
 func newRouter(self partition.NodeID, ring func() *control.State, peers hopper, local localReplicas) *router {
 	return &router{
 		self: self, ring: ring, peers: peers, local: local, sessions: &sessions{ring: ring}, hints: map[partition.ID]partition.NodeID{},
-		heard: func(partition.NodeID) bool { return true }, diskFull: func() error { return nil },
+		heard: func(partition.NodeID) bool { return true },
 	}
 }
 
@@ -116,7 +117,7 @@ func route[Resp any](ctx context.Context, r *router, p partition.ID, c call[Resp
 		var err error
 		switch {
 		case target != r.self:
-			resp, err = hopTo(ctx, r, target, c)
+			resp, err = hopTo(ctx, r, p, target, c)
 		case here == nil:
 			err = notOpen(p)
 		default:
@@ -166,7 +167,7 @@ func route[Resp any](ctx context.Context, r *router, p partition.ID, c call[Resp
 	}
 }
 
-func hopTo[Resp any](ctx context.Context, r *router, to partition.NodeID, c call[Resp]) (Resp, error) {
+func hopTo[Resp any](ctx context.Context, r *router, p partition.ID, to partition.NodeID, c call[Resp]) (Resp, error) {
 	var none Resp
 	frame, err := c.frame()
 	if err != nil {
@@ -174,6 +175,11 @@ func hopTo[Resp any](ctx context.Context, r *router, to partition.NodeID, c call
 	}
 	answer, err := r.peers.hop(ctx, to, frame)
 	if err != nil {
+		if refusal := (*replication.Error)(nil); errors.As(err, &refusal) && refusal.Session != "" {
+			told := *refusal
+			told.Session = r.heardBy(p, told.Session)
+			err = &told
+		}
 		return none, err
 	}
 	return c.decode(to, answer)
@@ -205,15 +211,45 @@ func onKey[Resp proto.Message](ctx context.Context, r *router, kind hopKind, key
 }
 
 // hear takes note of the index that an answer passed on tells of: what this
-// node accepts from now on has heard of it.
+// node accepts from now on has heard of it. The client is told what it has to
+// remember.
 func (r *router) hear(p partition.ID, answer proto.Message) {
 	told, ok := answer.(interface{ GetSession() string })
-	if !ok || r.exchange == nil {
+	if !ok {
 		return
 	}
-	if seen, err := r.sessions.past(told.GetSession()); err == nil {
-		r.exchange.Hear(p, seen.Index(p))
+	token := r.heardBy(p, told.GetSession())
+	switch answer := answer.(type) {
+	case *capstanv1.GetResponse:
+		answer.Session = token
+	case *capstanv1.PutResponse:
+		answer.Session = token
+	case *capstanv1.DeleteResponse:
+		answer.Session = token
+	case *capstanv1.AwaitWriteResponse:
+		answer.Session = token
 	}
+}
+
+// heardBy takes note of a token that another node has given, and is the token
+// for the client: without what every replica holds.
+func (r *router) heardBy(p partition.ID, token string) string {
+	if r.exchange == nil || token == "" {
+		return token
+	}
+	seen, err := r.sessions.past(token)
+	if err != nil {
+		return token
+	}
+	index := seen.Index(p)
+	r.exchange.Hear(p, index)
+	if r.sessions.everywhere == nil || index == 0 || index > r.sessions.everywhere(p) {
+		return token
+	}
+	if smaller, err := r.sessions.token(seen); err == nil {
+		return smaller
+	}
+	return token
 }
 
 // target chooses who should execute an operation: for writes the leader, for

@@ -22,6 +22,8 @@ const (
 	// enough that a scan of everything holds little memory.
 	pageEntries = 1024
 	pageBytes   = 512 << 10
+	// scansOpenedAtOnce bounds the partitions that one scan opens side by side.
+	scansOpenedAtOnce = 64
 )
 
 // pages are one partition's live entries in key order, from one point in time.
@@ -88,10 +90,12 @@ func (r *router) Scan(ctx context.Context, req *capstanv1.ScanRequest, emit func
 	// Every view is opened before the first entry is sent: a partition that
 	// cannot be read is found before the client has seen half an answer.
 	openers, opening := errgroup.WithContext(ctx)
+	openers.SetLimit(scansOpenedAtOnce)
 	for i, p := range from {
+		w := wanted(p, past) // here: a token is not for several goroutines
 		openers.Go(func() (err error) {
 			if part.level == capstanv1.Consistency_CONSISTENCY_EVENTUAL {
-				sources[i], err = r.openNear(opening, p, part, past)
+				sources[i], err = r.openNear(opening, p, part, w)
 			} else {
 				sources[i], err = r.open(opening, p, part)
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -25,8 +26,18 @@ type sessions struct {
 	everywhere func(partition.ID) uint64
 	// exists says of dots of the partition whether they are those of writes.
 	exists func(partition.ID) func(storage.Dot) bool
+	// decided gives those of the writes that are not decided as far as this node
+	// knows. State that has applied index knows of the others.
+	decided func(partition.ID, []storage.DotRange) (index uint64, left []storage.DotRange)
 
 	keyed atomic.Pointer[keyedCodec]
+}
+
+// relayed are sessions as they travel between nodes: no partition is left out of
+// a token, for who passes on an answer has heard of its index, and what that
+// node accepts from then on must have a base at or above it.
+func (s *sessions) relayed() *sessions {
+	return &sessions{ring: s.ring, exists: s.exists, decided: s.decided}
 }
 
 // keyedCodec is the codec of the cluster that this node belongs to.
@@ -68,22 +79,10 @@ func (s *sessions) token(now *session.Token) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if s.everywhere != nil {
-		var known []partition.ID
-		for p := range now.Partitions() {
-			if index := now.Index(p); index > 0 && index <= s.everywhere(p) && len(now.Undecided(p)) == 0 {
-				known = append(known, p)
-			}
-		}
-		for _, p := range known {
-			now.Drop(p)
-		}
-	}
+	s.drop(now)
 	text, err := codec.Encode(now)
-	if errors.Is(err, session.ErrTooLarge) && s.exists != nil {
-		for p := range now.Partitions() {
-			now.Widen(p, s.exists(p))
-		}
+	if errors.Is(err, session.ErrTooLarge) {
+		s.shrink(now)
 		text, err = codec.Encode(now)
 	}
 	if errors.Is(err, session.ErrTooLarge) {
@@ -92,18 +91,64 @@ func (s *sessions) token(now *session.Token) (string, error) {
 	return text, err
 }
 
+// drop leaves out the partitions of which every replica holds the session's past.
+func (s *sessions) drop(now *session.Token) {
+	if s.everywhere == nil {
+		return
+	}
+	for _, p := range slices.Collect(now.Partitions()) {
+		if index := now.Index(p); index > 0 && index <= s.everywhere(p) && len(now.Undecided(p)) == 0 {
+			now.Drop(p)
+		}
+	}
+}
+
+// shrink makes a large token smaller by what this node knows.
+func (s *sessions) shrink(now *session.Token) {
+	for _, p := range slices.Collect(now.Partitions()) {
+		s.tidy(p, now)
+		if s.exists != nil {
+			now.Widen(p, s.exists(p))
+		}
+	}
+	s.drop(now)
+}
+
+// tidy drops from the session those writes that this node knows to be decided,
+// or lost.
+func (s *sessions) tidy(p partition.ID, past *session.Token) {
+	open := past.Undecided(p)
+	if len(open) == 0 || s.decided == nil {
+		return
+	}
+	index, left := s.decided(p, open)
+	past.SettleAll(p, index, dots(slices.Collect(dots(open).Minus(dots(left)))))
+}
+
 // roomyToken is the length, in bytes, up to which a token can surely take up
 // one more write: a dot of a node of which it has none yet, in a partition of
 // which it has none.
 const roomyToken = session.MaxTokenBytes - 1024
 
 // room refuses a write, before it is stored, whose session could not be told
-// of it.
-func (s *sessions) room(token string) error {
-	if len(token) <= roomyToken {
+// of it. token is the text of past.
+func (s *sessions) room(token string, past *session.Token) error {
+	if len(token) <= roomyToken || past.Size() <= roomyToken {
+		return nil
+	}
+	if s.shrink(past); past.Size() <= roomyToken {
 		return nil
 	}
 	return tooMuchPast()
+}
+
+// untold is the end of a write that is done, and whose session can not be told.
+func untold(err error) *replication.Error {
+	return &replication.Error{
+		Reason: replication.SessionBehind, Outcome: replication.Unknown, Err: err,
+		Message: "the write is done, but its session could not be written down",
+		Try:     "read the key, without the session",
+	}
 }
 
 func tooMuchPast() *replication.Error {
@@ -187,17 +232,6 @@ func inTimeToAnswer(ctx context.Context) (context.Context, context.CancelFunc) {
 		return ctx, func() {}
 	}
 	return context.WithTimeout(ctx, time.Until(deadline)*9/10)
-}
-
-// tidy drops from the session what this replica has applied the fate of.
-func (h *replica) tidy(past *session.Token) {
-	if len(past.Undecided(h.partition)) == 0 {
-		return
-	}
-	promoted := h.state.Promoted() // before the index: that then covers it
-	applied, _ := h.state.Applied()
-	past.SettleAll(h.partition, applied, promoted)
-	past.Lose(h.partition, h.state.Forfeited)
 }
 
 // dots is ranges as a set.

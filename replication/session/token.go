@@ -112,6 +112,23 @@ func (t *Token) Tentative(p partition.ID, d storage.Dot, base uint64, ts hlc.Tim
 	t.tidy()
 }
 
+// Needs notes undecided writes of p of which nothing else is known. It is for a
+// token that asks, for somebody who knows the rest, and not for one that is
+// given to a client.
+func (t *Token) Needs(p partition.ID, dots []storage.DotRange) {
+	if len(dots) == 0 {
+		return
+	}
+	h := t.of(p)
+	if h == nil {
+		return
+	}
+	for _, r := range dots {
+		t.add(h, r)
+	}
+	t.tidy()
+}
+
 func (t *Token) add(h *past, r storage.DotRange) {
 	dots := h.dots
 	if dots == nil {
