@@ -65,11 +65,9 @@ func (x *Exchange) accept(ctx context.Context, w Write) (Accepted, error) {
 	if err != nil {
 		return Accepted{}, err
 	}
-	if order[0] == x.cfg.Self {
-		// Asked before the write gets a dot, which would stay unused.
-		if err := cmp.Or(x.room(), pl.log.Room(len(w.Key), len(w.Value))); err != nil {
-			return Accepted{}, storeError(err)
-		}
+	// Asked before the write gets a dot, which would stay unused.
+	if err := cmp.Or(x.room(), pl.log.Room(len(w.Key), len(w.Value))); err != nil {
+		return Accepted{}, storeError(err)
 	}
 	r := x.cfg.Replica(w.Partition)
 	if r != nil {
@@ -99,7 +97,7 @@ func (x *Exchange) accept(ctx context.Context, w Write) (Accepted, error) {
 		}
 		return a, failed
 	}
-	x.emit(WriteAccepted{w.Partition, len(held), h.own && t.Hint})
+	x.emit(WriteAccepted{w.Partition, len(held), t.Hint})
 	return a, nil
 }
 

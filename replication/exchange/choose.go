@@ -21,8 +21,8 @@ type surroundings struct {
 //
 // A node with a replica comes first itself: it needs nobody. Then come other
 // replicas, the leader before the rest, since what it holds it need not be
-// handed. A node without a replica keeps a write only as a hint, when there are
-// not enough replicas; other nodes are asked to at the very last.
+// handed. A node without a replica has its copy as a hint, which counts only when
+// there are not enough replicas; other nodes are asked to at the very last.
 func choose(s surroundings) []partition.NodeID {
 	order := make([]partition.NodeID, 0, len(s.nodes)+1)
 	add := func(n partition.NodeID) {

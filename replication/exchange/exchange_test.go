@@ -34,8 +34,8 @@ func TestAWriteIsCommittedSoon(t *testing.T) {
 		}
 		lags := 0
 		each(w, func(e HandedIn) { lags += len(e.Lags) })
-		if lags != 3 { // n4's was handed in by a replica
-			t.Errorf("%d lags of own writes, want 3", lags)
+		if lags != 4 {
+			t.Errorf("%d lags of own writes, want 4", lags)
 		}
 	})
 }

@@ -3,6 +3,7 @@ package exchange
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/capstan-kv/capstan/partition"
@@ -29,57 +30,35 @@ type holding struct {
 	next     int // in order
 	underWay int
 	held     []partition.NodeID
-	own      bool // this node has it on disk
-	unsure   bool // some node may have it, or get it yet, that is not in held
 	refusals error
 	answers  chan heldBy
 }
 
 // heldBy is one node's answer.
 type heldBy struct {
-	node   partition.NodeID
-	unsure bool
-	err    error
+	node partition.NodeID
+	err  error
 }
 
 // run returns when enough nodes hold the write, or no more can be asked.
 func (h *holding) run(ctx context.Context) ([]partition.NodeID, *replication.Error) {
+	// First, so that a refusal is definite: nothing was sent yet. This node keeps
+	// the write also where it is not one of those that are asked for, having no
+	// replica: what it has accepted it shows, whoever answers its reads.
+	if err := h.place.keep([]storage.TentativeWrite{h.write}); err != nil {
+		return nil, storeError(err)
+	}
 	if h.order[0] == h.place.x.cfg.Self {
-		// First, so that a refusal is definite: nothing was sent yet.
-		if err := h.place.keep([]storage.TentativeWrite{h.write}); err != nil {
-			return nil, storeError(err)
-		}
-		h.holdsIt()
-		h.next = 1
+		h.held, h.next = append(h.held, h.order[0]), 1
 	}
 	if len(h.held) < h.acks {
 		h.send(ctx)
 	}
-	if h.own {
-		h.place.handInNow([]storage.TentativeWrite{h.write})
-	}
+	h.place.handInNow([]storage.TentativeWrite{h.write})
 	if len(h.held) >= h.acks {
 		return h.held, nil
 	}
 	return h.held, h.tooFew(ctx)
-}
-
-// keep stores the write on this node, if there is room.
-func (h *holding) keep() error {
-	if err := h.place.x.room(); err != nil {
-		return err
-	}
-	if err := h.place.keep([]storage.TentativeWrite{h.write}); err != nil {
-		return err
-	}
-	h.holdsIt()
-	return nil
-}
-
-// holdsIt notes that this node has stored the write.
-func (h *holding) holdsIt() {
-	h.own = true
-	h.held = append(h.held, h.place.x.cfg.Self)
 }
 
 // send asks nodes in order, as many at a time as are still needed, one more for
@@ -99,7 +78,6 @@ func (h *holding) send(ctx context.Context) {
 			h.underWay--
 			if a.err != nil {
 				h.refusals = a.err
-				h.unsure = h.unsure || a.unsure
 				h.ask(calls)
 				continue
 			}
@@ -115,52 +93,40 @@ func (h *holding) send(ctx context.Context) {
 	h.last()
 }
 
-// last keeps the write here if too few are known to hold it. Time does not
-// matter any more: it is a write to the own disk, and better than to leave open
-// whether the write is anywhere.
+// last counts this node too, if too few others are known to hold the write.
 func (h *holding) last() {
-	h.unsure = h.unsure || h.underWay > 0
-	if h.own || len(h.held) >= h.acks {
-		return
-	}
-	if err := h.keep(); err != nil {
-		h.refusals = err
+	if self := h.place.x.cfg.Self; len(h.held) < h.acks && !slices.Contains(h.held, self) {
+		h.held = append(h.held, self)
 	}
 }
 
 // ask has the next node store the write, unless all were asked.
 func (h *holding) ask(ctx context.Context) {
-	for h.next < len(h.order) {
-		node := h.order[h.next]
-		// Somebody who holds it has to hand it in at once. If that is not this
-		// node it is the first who was asked, and whoever is asked in its place.
-		handIn := !h.own && (h.next == 0 || h.next >= h.acks)
-		h.next++
-		if node == h.place.x.cfg.Self {
-			if err := h.keep(); err != nil {
-				h.refusals = err
-				continue
-			}
-			return
-		}
-		h.underWay++
-		if !h.place.x.spawn(func() { h.answers <- h.place.give(ctx, node, h.write, handIn) }) {
-			h.underWay--
-		}
+	if h.next == len(h.order) {
 		return
+	}
+	node := h.order[h.next]
+	// The first who is asked by a node without a replica hands the write in too: it
+	// may reach a leader that this node does not.
+	handIn := h.write.Hint && h.next == 0
+	h.next++
+	if node == h.place.x.cfg.Self {
+		h.held = append(h.held, node) // it has it already
+		return
+	}
+	h.underWay++
+	if !h.place.x.spawn(func() { h.answers <- h.place.give(ctx, node, h.write, handIn) }) {
+		h.underWay--
 	}
 }
 
 // give has another node store a write.
 func (pl *place) give(ctx context.Context, node partition.NodeID, w storage.TentativeWrite, handIn bool) heldBy {
 	s, err := pl.callStore(ctx, node, storeRequest{pl.partition, handIn, []storage.TentativeWrite{w}})
-	switch {
-	case err != nil:
-		return heldBy{node: node, unsure: true, err: err}
-	case s != statusDone:
-		return heldBy{node: node, unsure: s == statusFailed, err: fmt.Errorf("%s: %v", node, s)}
+	if err == nil && s != statusDone {
+		err = fmt.Errorf("%s: %v", node, s)
 	}
-	return heldBy{node: node}
+	return heldBy{node, err}
 }
 
 func (pl *place) callStore(ctx context.Context, node partition.NodeID, m storeRequest) (status, error) {
@@ -178,9 +144,6 @@ func (pl *place) callStore(ctx context.Context, node partition.NodeID, m storeRe
 
 // tooFew is why the write is held by fewer nodes than asked for.
 func (h *holding) tooFew(ctx context.Context) *replication.Error {
-	if len(h.held) == 0 && !h.unsure {
-		return storeError(h.refusals) // all refused, this node too
-	}
 	e := &replication.Error{Reason: replication.TooFewAcks, Outcome: replication.Unknown,
 		Reachable: len(h.held), Needed: h.acks, Err: h.refusals,
 		Message: fmt.Sprintf("acks %d were asked for, and %d nodes are known to hold the write", h.acks, len(h.held)),
