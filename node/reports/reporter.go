@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/capstan-kv/capstan/node/control"
@@ -126,6 +127,9 @@ type Reporter struct {
 	peers map[partition.NodeID]*peer
 	held  heldBack
 	after partition.ID // the last one polled about
+
+	told       atomic.Uint64 // counts changes of table, with mu held
+	everywhere atomic.Pointer[everywhere]
 }
 
 // peer is what this member knows of another one's knowledge of it.
@@ -173,15 +177,6 @@ func every(ctx context.Context, d time.Duration, do func(context.Context)) {
 	}
 }
 
-// AppliedEverywhere is the index of a partition that all its replicas have
-// applied for good, as far as they have told; 0 if one of them has not. It may
-// go back when a replica restarts or is added.
-func (r *Reporter) AppliedEverywhere(p partition.ID) uint64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.table.appliedEverywhere(r.c.Ring(), p)
-}
-
 // HeldBack lists the members that have held back the floors of partitions which
 // this node leads for a minute and more, in order of their ids.
 func (r *Reporter) HeldBack() []HeldBack {
@@ -216,6 +211,7 @@ func (r *Reporter) hear(from partition.NodeID, report Report) bool {
 	}
 	r.mu.Lock()
 	taken, started := r.table.hear(from, report)
+	r.told.Add(1)
 	if started && r.peers[from] != nil {
 		r.peers[from].acked = 0
 		r.peers[from].lost++

@@ -67,8 +67,11 @@ func (r *Reporter) tell(ctx context.Context, calls *sync.WaitGroup) {
 			delete(r.peers, node)
 		}
 	}
+	before := r.own.sequence
 	r.own.set(entries)
-	r.table.hear(r.c.Self, r.own.since(r.c.Start, 0))
+	if r.table.hear(r.c.Self, r.own.since(r.c.Start, 0)); r.own.sequence != before {
+		r.told.Add(1)
+	}
 	for _, node := range members {
 		if node == r.c.Self || !alive[node] {
 			continue

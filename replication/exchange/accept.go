@@ -86,8 +86,6 @@ func (x *Exchange) accept(ctx context.Context, w Write) (Accepted, error) {
 		Dot: draft.Dot, Base: draft.Base, Timestamp: x.cfg.Clock.NowAfter(after),
 		Delete: w.Delete, Key: w.Key, Bytes: w.Value,
 	}}
-	ctx, cancel := x.during(ctx)
-	defer cancel()
 	h := holding{place: pl, write: t, order: order, acks: w.Acks}
 	held, failed := h.run(ctx)
 	a := Accepted{Dot: t.Dot, Base: t.Base, Timestamp: t.Timestamp, Held: held}

@@ -52,6 +52,9 @@ func (h *holding) run(ctx context.Context) ([]partition.NodeID, *replication.Err
 		h.held, h.next = append(h.held, h.order[0]), 1
 	}
 	if len(h.held) < h.acks {
+		during, cancel := h.place.x.during(ctx)
+		defer cancel()
+		ctx = during
 		h.send(ctx)
 	}
 	h.place.handInNow([]storage.TentativeWrite{h.write})
