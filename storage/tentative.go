@@ -117,7 +117,9 @@ type TentativeLog struct {
 	index      *tentativeIndex
 	settled    map[Dot]tentativeSettled // decided and applied, but still on disk
 	sequence   uint64
-	drafts     map[uint64]uint64 // sequence to base of dots given out, see NextDot
+	returned   []uint64          // below sequence: given back, to be given out again
+	drafts     map[uint64]uint64 // bases of dots given out, by drafted, see NextDot
+	drafted    uint64
 	heardSaved uint64
 	fateFloor  uint64
 
@@ -370,7 +372,8 @@ type Draft struct {
 	Dot  Dot
 	Base uint64
 
-	log *TentativeLog
+	log    *TentativeLog
+	number uint64
 }
 
 // NextDot gives out the dot and the base of a write that this node accepts. The
@@ -380,25 +383,46 @@ type Draft struct {
 // Until Done is called, the base counts as one of an undecided write, so that
 // the node does not report more in between. The caller calls it when the write
 // is durable or given up, here and wherever else it was sent. A dot that is
-// given up leaves a hole among the sequence numbers: see [TentativeLog.Room].
+// given up leaves a hole among the sequence numbers, and the partition's record
+// of promoted dots has room for so many only: see [Draft.GiveBack].
 func (t *TentativeLog) NextDot(base uint64) Draft {
 	t.Hear(base)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.sequence++
-	d := Draft{
-		Dot:  Dot{Node: t.log.opts.NodeID, Incarnation: t.log.tentative.incarnation, Sequence: t.sequence},
-		Base: t.heard.Load(), log: t,
+	var sequence uint64
+	if n := len(t.returned); n > 0 {
+		sequence, t.returned = t.returned[n-1], t.returned[:n-1]
+	} else {
+		t.sequence++
+		sequence = t.sequence
 	}
-	t.drafts[d.Dot.Sequence] = d.Base
+	t.drafted++
+	d := Draft{
+		Dot:  Dot{Node: t.log.opts.NodeID, Incarnation: t.log.tentative.incarnation, Sequence: sequence},
+		Base: t.heard.Load(), log: t, number: t.drafted,
+	}
+	t.drafts[d.number] = d.Base
 	return d
 }
 
-// Done ends the draft. To call it again does nothing.
+// Done ends the draft. To call it again, or after GiveBack, does nothing.
 func (d Draft) Done() {
 	d.log.mu.Lock()
 	defer d.log.mu.Unlock()
-	delete(d.log.drafts, d.Dot.Sequence)
+	delete(d.log.drafts, d.number)
+}
+
+// GiveBack ends the draft, if that was not done yet, and has another write get
+// its dot. The caller vouches for it that nobody was told of the dot and nothing
+// was stored or sent under it: two writes with one dot would be the end of one
+// of them.
+func (d Draft) GiveBack() {
+	d.log.mu.Lock()
+	defer d.log.mu.Unlock()
+	if _, open := d.log.drafts[d.number]; open {
+		delete(d.log.drafts, d.number)
+		d.log.returned = append(d.log.returned, d.Dot.Sequence)
+	}
 }
 
 // Room is [ErrTentativeFull] if a write with a key and a value of these lengths

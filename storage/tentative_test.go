@@ -458,6 +458,33 @@ func TestTentativeDotsAreNotGivenTwice(t *testing.T) {
 	}
 }
 
+// A dot that is given back goes to another write; a draft ends once, also if its
+// dot has gone on.
+func TestTentativeDotsAreGivenBack(t *testing.T) {
+	l := openTestLog(t, vfs.NewMem())
+	defer func() { mustDo(t, l.Close()) }()
+	tl := mustTentative(t, l, testPartition)
+	drafts := []Draft{tl.NextDot(10), tl.NextDot(20), tl.NextDot(30)}
+	drafts[1].GiveBack()
+	drafts[1].GiveBack()
+	drafts[2].Done()
+	drafts[2].GiveBack() // too late: it is in use
+	next, last := tl.NextDot(40), tl.NextDot(40)
+	if next.Dot != drafts[1].Dot || last.Dot.Sequence != 4 {
+		t.Errorf("%v was given back; then came %v and %v", drafts[1].Dot, next.Dot, last.Dot)
+	}
+	drafts[0].Done()
+	drafts[1].Done() // must not end next
+	drafts[1].GiveBack()
+	tl.Hear(50)
+	if base, err := tl.UndecidedBase(); err != nil || base != 40 {
+		t.Errorf("base %d, %v; want 40, which two drafts have", base, err)
+	}
+	if d := tl.NextDot(0); d.Dot.Sequence != 5 {
+		t.Errorf("%v was given twice", d.Dot)
+	}
+}
+
 func TestTentativeUndecidedBase(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	l := openTestLog(t, fs)

@@ -80,6 +80,7 @@ func (x *Exchange) accept(ctx context.Context, w Write) (Accepted, error) {
 	// one that the write has not heard of, and still it is not below it.
 	after, err := pl.above(r, w)
 	if err != nil {
+		draft.GiveBack()
 		return Accepted{}, storeError(err)
 	}
 	t := storage.TentativeWrite{Hint: r == nil, Tentative: storage.Tentative{
@@ -90,6 +91,9 @@ func (x *Exchange) accept(ctx context.Context, w Write) (Accepted, error) {
 	held, failed := h.run(ctx)
 	a := Accepted{Dot: t.Dot, Base: t.Base, Timestamp: t.Timestamp, Held: held}
 	if failed != nil {
+		if h.unborn {
+			draft.GiveBack()
+		}
 		if failed.Outcome == replication.NotApplied {
 			return Accepted{}, failed
 		}

@@ -242,6 +242,47 @@ func TestAFullLogRefuses(t *testing.T) {
 	})
 }
 
+// Writes that are refused, because others that came at the same time took the
+// last room, leave no holes among the dots: the record of promoted dots has room
+// for so many only.
+func TestRefusedWritesLeaveNoHoles(t *testing.T) {
+	limits := storage.TentativeLimits{DiskBytes: 4 << 10}
+	inWorld(t, options{leaderless: true, limits: limits}, func(t *testing.T, w *world) {
+		n := w.node("n1")
+		refused := 0
+		for range 20 {
+			results := make(chan error)
+			for i := range 50 {
+				go func() {
+					_, err := n.accept(Write{Key: fmt.Appendf(nil, "k%d", i), Value: make([]byte, 100)})
+					results <- err
+				}()
+			}
+			for range 50 {
+				if <-results != nil {
+					refused++
+				}
+			}
+			w.quiet(10 * time.Second)
+			if err := n.state.Sync(); err != nil {
+				t.Fatal(err)
+			}
+			n.x.Durable(0, n.replicas[0].state.Durable())
+		}
+		for i := range 50 {
+			n.mustAccept(fmt.Sprint("k", i), "v", 1)
+			w.quiet(time.Second)
+			if err := n.state.Sync(); err != nil {
+				t.Fatal(err)
+			}
+			n.x.Durable(0, n.replicas[0].state.Durable())
+		}
+		if spans := n.replicas[0].state.Promoted().Spans(); spans != 1 || refused < 100 {
+			t.Errorf("%d runs of promoted dots after %d refusals, want 1", spans, refused)
+		}
+	})
+}
+
 func TestBaseAndTimestamp(t *testing.T) {
 	inWorld(t, options{nodes: 4}, func(t *testing.T, w *world) {
 		w.put(0, "k", "v1")

@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -30,6 +31,7 @@ type holding struct {
 	next     int // in order
 	underWay int
 	held     []partition.NodeID
+	unborn   bool // nothing was stored or sent
 	refusals error
 	answers  chan heldBy
 }
@@ -46,6 +48,7 @@ func (h *holding) run(ctx context.Context) ([]partition.NodeID, *replication.Err
 	// the write also where it is not one of those that are asked for, having no
 	// replica: what it has accepted it shows, whoever answers its reads.
 	if err := h.place.keep([]storage.TentativeWrite{h.write}); err != nil {
+		h.unborn = errors.Is(err, storage.ErrTentativeFull)
 		return nil, storeError(err)
 	}
 	if h.order[0] == h.place.x.cfg.Self {
