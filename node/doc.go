@@ -20,11 +20,12 @@
 // refuses. It tries again only what was definitely refused, or what has no
 // effect, and never beyond the request's deadline.
 //
-// An eventual write is accepted by the replica here, by another node's if there
-// is none, and by this node alone if no replica can be reached (eventual_write.go);
-// an eventual read takes this node's own tentative writes into account wherever
-// else it is answered (eventual_read.go). A session is in the request and nowhere
-// else: no node keeps one.
+// An eventual write is accepted by the node that is asked, whether it has a
+// replica or not (eventual_write.go); an eventual read takes this node's own
+// tentative writes into account wherever else it is answered (eventual_read.go).
+// What any replica may know is asked of several in turn, so that a silent one
+// uses up no time (ask.go). A session is in the request and nowhere else: no node
+// keeps one.
 //
 // The control group decides who belongs to the cluster and where partitions
 // live; every node follows it, so that routing asks nobody. Its leader runs the

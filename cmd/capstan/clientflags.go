@@ -72,11 +72,7 @@ func (f *dataFlags) add(p *program, cmd *cobra.Command, write bool) {
 	f.clientFlags.add(p, cmd)
 	f.levelFlags.add(cmd, write)
 	f.sessionFlags.add(cmd)
-	what := "say on stderr who answered and how fresh it is"
-	if write {
-		what = "say on stderr what an eventual write had heard of"
-	}
-	cmd.Flags().BoolVarP(&f.verbose, "verbose", "v", false, what)
+	cmd.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "say on stderr who answered and how fresh it is")
 }
 
 func (f *dataFlags) addKey(cmd *cobra.Command) { addHexKey(cmd, &f.hexKey) }

@@ -27,9 +27,9 @@ type levelFlags struct {
 func (f *levelFlags) add(cmd *cobra.Command, write bool) {
 	f.write = write
 	flags := cmd.Flags()
-	levels := "the `level`: linearizable, bounded or eventual"
+	levels := "linearizable, bounded or eventual"
 	if write {
-		levels = "the `level`: linearizable or eventual"
+		levels = "linearizable or eventual"
 	}
 	flags.StringVar(&f.consistency, "consistency", linearizable, levels)
 	flags.BoolVar(&f.cp, "cp", false, "short for --consistency linearizable")
