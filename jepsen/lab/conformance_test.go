@@ -24,8 +24,8 @@ func skipForbidden(t *testing.T, err error) {
 
 // both runs a test in each kind of lab.
 func both(t *testing.T, test func(t *testing.T, open func(lab.Config) (lab.Lab, error))) {
-	t.Run("namespaces", func(t *testing.T) { test(t, lab.OpenNamespaces) })
 	t.Run("loopback", func(t *testing.T) { test(t, lab.OpenLoopback) })
+	t.Run("namespaces", func(t *testing.T) { test(t, lab.OpenNamespaces) })
 }
 
 func TestHostsReachEachOther(t *testing.T) {

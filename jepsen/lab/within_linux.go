@@ -3,6 +3,7 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"github.com/vishvananda/netlink"
 )
 
 // outsideVariable tells a child that it was started by Within, and from which
@@ -39,6 +42,7 @@ func networkNamespace() (string, error) { return os.Readlink("/proc/thread-self/
 // ErrForbidden where the machine does not allow it; then work has not run.
 func Within(work func() int) (status int, err error) {
 	if Inside() {
+		prepare()
 		return work(), nil
 	}
 	here, err := networkNamespace()
@@ -52,6 +56,13 @@ func Within(work func() int) (status int, err error) {
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = os.Args
 	cmd.Env = append(os.Environ(), outsideVariable+"="+here)
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		return 0, err
+	}
+	defer reader.Close()
+	defer writer.Close() // does nothing the second time
+	cmd.ExtraFiles = []*os.File{writer}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		// The mounts that a lab may need are gone with it, too.
@@ -67,6 +78,7 @@ func Within(work func() int) (status int, err error) {
 	if err := cmd.Start(); err != nil {
 		return 0, forbidden(err)
 	}
+	writer.Close()
 	ended := make(chan error)
 	go func() { ended <- cmd.Wait() }()
 	for {
@@ -78,12 +90,34 @@ func Within(work func() int) (status int, err error) {
 			if err != nil && !errors.As(err, &exit) {
 				return 0, err
 			}
+			if why, err := io.ReadAll(reader); err != nil || len(why) > 0 {
+				return 0, errors.Join(fmt.Errorf("%w: %s", ErrForbidden, why), err)
+			}
 			if by := cmd.ProcessState.Sys().(syscall.WaitStatus); by.Signaled() {
 				return 128 + int(by.Signal()), nil
 			}
 			return cmd.ProcessState.ExitCode(), nil
 		}
 	}
+}
+
+// complaints is the descriptor on which the process within tells the one outside
+// why it cannot begin.
+const complaints = 3
+
+// prepare gives the process within a loopback interface. There are machines that
+// let everybody make namespaces, and do nothing in them: this is where it shows.
+func prepare() {
+	pipe := os.NewFile(complaints, "complaints")
+	link, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(link)
+	}
+	if err != nil {
+		fmt.Fprintf(pipe, "set up the loopback interface: %v%s", err, settings("/proc/sys"))
+		os.Exit(2)
+	}
+	pipe.Close()
 }
 
 // forbidden says why namespaces cannot be made, if that is what an error is about.
