@@ -458,3 +458,23 @@ func TestSettledWritesAreErased(t *testing.T) {
 		}
 	})
 }
+
+// A node that loses its power and comes back on the wrong side of a cut, where
+// nobody can tell it what of its log is committed, still has what it had applied
+// some seconds before.
+func TestRestartInAMinorityKnowsTheState(t *testing.T) {
+	inCluster(t, 3, func(w *world) {
+		n1, n3 := w.machines[0], w.machines[2]
+		for p := range 4 {
+			n1.mustWrite(ask{}, keyIn(partition.ID(p), 4, 1), "old")
+			n3.mustRead(ask{}, keyIn(partition.ID(p), 4, 1), "old")
+		}
+		time.Sleep(4 * time.Second)
+		w.cut(n3)
+		n3.crash(0)
+		n3.start()
+		for p := range 4 {
+			n3.mustRead(ask{level: eventual}, keyIn(partition.ID(p), 4, 1), "old")
+		}
+	})
+}

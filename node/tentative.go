@@ -102,10 +102,13 @@ func (n *Node) onReplication(e replication.Event) {
 }
 
 const (
-	// settleEvery is how often what was decided is made durable in the state, so
-	// that its records in the tentative log can go: until then they count
-	// against its bounds. It also bounds how old an index is that sessions drop.
-	settleEvery = 10 * time.Second
+	// settleEvery is how often the state is made durable while it changes. What was
+	// decided can leave the tentative log then: until then it counts against its
+	// bounds. It also bounds how old an index is that sessions drop, and what a
+	// node that lost its process has forgotten when it starts again: only a leader
+	// can tell it what of its log is committed, and on the wrong side of a cut
+	// there is none.
+	settleEvery = 2 * time.Second
 	// settleLook is how often there is a look whether so many wait that it is to
 	// be done at once.
 	settleLook = time.Second

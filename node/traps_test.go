@@ -43,6 +43,7 @@ func TestStaleWriteCannotGoRoundALinearizableOne(t *testing.T) {
 				}
 				w.heal()
 				fate := n1.mustBecome(stale.GetReceipt(), capstanv1.Fate_FATE_SUPERSEDED)
+				w.awaitNoBacklog() // n3 has applied that, too
 				listed, err := n3.conflicts(key)
 				if err != nil || len(listed) != 1 || !proto.Equal(listed[0].GetWinningVersion(), safe.GetVersion()) || !proto.Equal(fate.GetVersion(), safe.GetVersion()) {
 					t.Errorf("it lost to %v, says its fate, and the list %v (%v); it had not heard of %v", fate.GetVersion(), listed, err, safe.GetVersion())

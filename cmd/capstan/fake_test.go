@@ -5,13 +5,16 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -42,7 +45,21 @@ func TestMain(m *testing.M) {
 		os.Exit(run(untilSignal(), openListener, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
 	os.Unsetenv(endpointsVariable)
+	atOnce()
 	os.Exit(m.Run())
+}
+
+// clustersAtOnce is how many clusters tests run side by side, where nobody says
+// otherwise: they wait for elections and timeouts more than they work.
+const clustersAtOnce = 4
+
+func atOnce() {
+	flag.Parse()
+	said := raceDetector
+	flag.Visit(func(f *flag.Flag) { said = said || f.Name == "test.parallel" })
+	if parallel := flag.Lookup("test.parallel").Value; !said && runtime.GOMAXPROCS(0) < clustersAtOnce {
+		_ = parallel.Set(strconv.Itoa(clustersAtOnce))
+	}
 }
 
 // listener is a server that answers only whether it is ready.
