@@ -68,7 +68,7 @@ func (s *sessions) past(token string) (*session.Token, error) {
 	}
 	past, err := codec.Decode(token)
 	if err != nil {
-		return nil, badToken("session token", err)
+		return nil, badToken(sessionToken, err)
 	}
 	return past, nil
 }
@@ -188,13 +188,19 @@ func (s *sessions) receipt(text string) (session.Receipt, error) {
 	return receipt, nil
 }
 
+// sessionToken is what errors call it.
+const sessionToken = "session token"
+
 func badToken(what string, err error) *replication.Error {
 	e := &replication.Error{Reason: replication.BadToken, Outcome: replication.NotApplied}
 	if errors.Is(err, session.ErrForeign) {
-		e.Message, e.Try = "the "+what+" is of another cluster", "without it, or at the cluster that gave it"
-		return e
+		e.Message, e.Try = "the "+what+" is of another cluster", "at the cluster that gave it"
+	} else {
+		e.Message, e.Try = "the "+what+" was not given by this cluster, or is damaged", "the whole "+what+", as it was answered"
 	}
-	e.Message, e.Try = "the "+what+" was not given by this cluster, or is damaged", "without it"
+	if what == sessionToken {
+		e.Try = "without it, or " + e.Try
+	}
 	return e
 }
 

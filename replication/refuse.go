@@ -50,13 +50,13 @@ func notLeader(leader Member, cause error) *Error {
 
 func noQuorum(reachable, needed int) *Error {
 	return &Error{Reason: NoQuorum, Outcome: NotApplied, Reachable: reachable, Needed: needed,
-		Message: fmt.Sprintf("no quorum: %d replicas reachable, %d needed", reachable, needed),
+		Message: fmt.Sprintf("no quorum: %d reachable, %d needed", reachable, needed),
 		Try:     "retry when more nodes are reachable, or use eventual consistency"}
 }
 
 func noLeader(reachable, needed int) *Error {
 	e := noQuorum(reachable, needed)
-	e.Message = fmt.Sprintf("no leader in time: %d replicas reachable, %d needed", reachable, needed)
+	e.Message = fmt.Sprintf("no leader in time: %d reachable, %d needed", reachable, needed)
 	e.Try = "retry"
 	return e
 }

@@ -233,7 +233,7 @@ func TestTables(t *testing.T) {
 		"ring": "ring epoch 4  as n1 sees it\n\n" +
 			"PARTITION  LEADER  TERM  REPLICAS         COMMIT  APPLIED  TENTATIVE\n" +
 			"0          n1      3     n1 n2 (no vote)  12      12       0\n" +
-			"1          -       3     n1 n2            0       5..7     0\n",
+			"1          -       3     n1 n2            -       5..7     0\n",
 	}
 	for command, want := range tests {
 		if stdout, stderr, status := shell(t, "", command); stdout != want || status != 0 {

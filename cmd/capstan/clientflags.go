@@ -72,7 +72,11 @@ func (f *dataFlags) add(p *program, cmd *cobra.Command, write bool) {
 	f.clientFlags.add(p, cmd)
 	f.levelFlags.add(cmd, write)
 	f.sessionFlags.add(cmd)
-	cmd.Flags().BoolVarP(&f.verbose, "verbose", "v", false, "say on stderr who answered and how fresh it is")
+	what := "say on stderr who answered and how fresh it is"
+	if write {
+		what = "say on stderr what an eventual write had heard of"
+	}
+	cmd.Flags().BoolVarP(&f.verbose, "verbose", "v", false, what)
 }
 
 func (f *dataFlags) addKey(cmd *cobra.Command) { addHexKey(cmd, &f.hexKey) }

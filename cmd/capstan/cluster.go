@@ -137,7 +137,7 @@ func (p *program) ringCommand() *cobra.Command {
 		Use:   "ring",
 		Short: "show each partition: leader, term, replicas, indexes",
 		Long: `Shows the partitions as one node sees them. APPLIED is the lowest and highest
-index applied by a replica, where they are known.`,
+index applied by a replica. What this node does not know, it shows as -.`,
 		Example: `  capstan ring
   capstan ring --via n3
   capstan ring -o json`,
@@ -148,6 +148,14 @@ index applied by a replica, where they are known.`,
 	}
 	f.add(p, cmd)
 	return cmd
+}
+
+// known is a number that is 0 if the node asked does not know it.
+func known(n uint64) string {
+	if n == 0 {
+		return "-"
+	}
+	return strconv.FormatUint(n, 10)
 }
 
 func showRing(w io.Writer, s *capstanv1.GetStatusResponse) {
@@ -176,8 +184,8 @@ func showRing(w io.Writer, s *capstanv1.GetStatusResponse) {
 				span += ".." + strconv.FormatUint(high, 10)
 			}
 		}
-		fmt.Fprintf(t, "%d\t%s\t%d\t%s\t%d\t%s\t%d\n", part.GetId(), dash(names.name(part.GetLeader())), part.GetTerm(),
-			strings.Join(replicas, " "), part.GetCommitIndex(), span, part.GetTentativeBacklog())
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%d\n", part.GetId(), dash(names.name(part.GetLeader())), known(part.GetTerm()),
+			strings.Join(replicas, " "), known(part.GetCommitIndex()), span, part.GetTentativeBacklog())
 	}
 	_ = t.Flush()
 }

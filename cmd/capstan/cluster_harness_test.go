@@ -49,6 +49,7 @@ type serving struct {
 	name, ip string
 	dir, log string
 	args     []string
+	disk     string // size of a disk of its own, if not empty
 
 	cmd    *exec.Cmd
 	exited chan struct{} // of the latest process
@@ -136,6 +137,9 @@ func (n *serving) start() {
 	defer log.Close()
 	cmd := capstan(context.Background(), append([]string{"serve"}, n.args...)...)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, []*os.File{n.c.pipe}
+	if n.disk != "" {
+		ownDisk(cmd, n.disk, n.dir)
+	}
 	if err := cmd.Start(); err != nil {
 		n.c.t.Fatal(err)
 	}

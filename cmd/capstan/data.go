@@ -134,11 +134,23 @@ func (f *writeFlags) options(cmd *cobra.Command) ([]client.WriteOption, error) {
 }
 
 // written prints what became of a write.
-func (p *program) written(ctx context.Context, c *client.Client, f *writeFlags, key []byte, v client.Version, receipt, servedBy, note string) error {
-	if receipt == "" {
-		return p.printf("committed   %s  by %s%s\n", v, servedBy, note)
+func (p *program) written(ctx context.Context, c *client.Client, f *writeFlags, key []byte, w writeResult) error {
+	if w.receipt == "" {
+		return p.printf("committed   %s  by %s%s\n", w.version, w.servedBy, w.note)
 	}
-	return p.printf("tentative   receipt %s  on disk at %s  by %s\n", receipt, holders(ctx, c, key, v, max(1, f.acks)), servedBy)
+	err := p.printf("tentative   receipt %s  on disk at %s  by %s\n", w.receipt, holders(ctx, c, key, w.version, max(1, f.acks)), w.servedBy)
+	if err == nil && f.verbose {
+		p.note("tentative %s, had heard of the partition's log up to %d", w.version, w.base)
+	}
+	return err
+}
+
+// writeResult is the answer to a put or a delete.
+type writeResult struct {
+	version           client.Version
+	receipt, servedBy string
+	base              uint64
+	note              string
 }
 
 // holders says where an eventual write is on disk: at so many nodes, which are
@@ -216,7 +228,7 @@ later, or loses to another write and is listed by capstan conflicts. Conditions
 				if p.json {
 					return p.printJSON(r.Message())
 				}
-				return p.written(ctx, c, &f, key, r.Version, r.Receipt, r.ServedBy, "")
+				return p.written(ctx, c, &f, key, writeResult{version: r.Version, receipt: r.Receipt, servedBy: r.ServedBy, base: r.Base})
 			})
 		},
 	}
@@ -283,7 +295,7 @@ func (p *program) deleteCommand() *cobra.Command {
 				if r.Existed != nil && !*r.Existed {
 					note = "  (was absent)"
 				}
-				return p.written(ctx, c, &f, key, r.Version, r.Receipt, r.ServedBy, note)
+				return p.written(ctx, c, &f, key, writeResult{version: r.Version, receipt: r.Receipt, servedBy: r.ServedBy, base: r.Base, note: note})
 			})
 		},
 	}

@@ -36,10 +36,14 @@ const (
 	childWhole    = "whole"
 )
 
+// beforeWhole prepares what the whole program is to find.
+var beforeWhole = func() {}
+
 func TestMain(m *testing.M) {
 	switch os.Getenv(childVariable) {
 	case "":
 	case childWhole:
+		beforeWhole()
 		main()
 	default:
 		os.Exit(run(untilSignal(), openListener, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))

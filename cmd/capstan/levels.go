@@ -27,9 +27,9 @@ type levelFlags struct {
 func (f *levelFlags) add(cmd *cobra.Command, write bool) {
 	f.write = write
 	flags := cmd.Flags()
-	levels := "linearizable, bounded or eventual"
+	levels := "the `level`: linearizable, bounded or eventual"
 	if write {
-		levels = "linearizable or eventual"
+		levels = "the `level`: linearizable or eventual"
 	}
 	flags.StringVar(&f.consistency, "consistency", linearizable, levels)
 	flags.BoolVar(&f.cp, "cp", false, "short for --consistency linearizable")

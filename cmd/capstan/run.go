@@ -36,11 +36,12 @@ func (p *program) rootCommand() *cobra.Command {
 		Use:   "capstan",
 		Short: "a replicated key-value store where every request picks its consistency",
 		Long: `Capstan is a replicated key-value store. Every request says where it stands:
-linearizable (correct, or an error) or eventual (answered by whatever can be
-reached), on the same keys, at the same time.
+linearizable (correct, or an error), bounded (a read that is at most so old) or
+eventual (answered by whatever can be reached), on the same keys, at the same
+time.
 
-Exit status: 0 done; 1 no (not found, condition failed, superseded, expired);
-2 usage or invalid argument; 3 failed, not applied; 4 outcome unknown or still
+Exit status: 0 done; 1 no (not found, condition failed, superseded, expired,
+lost); 2 usage or invalid argument; 3 failed, not applied; 4 outcome unknown or still
 pending.`,
 		Example: `  capstan demo                     # three nodes on this machine
   capstan put cart:42 apple

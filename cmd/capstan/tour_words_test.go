@@ -65,8 +65,8 @@ func TestTourWords(t *testing.T) {
 				return &capstanv1.Conflict{Key: []byte(key), LosingValue: []byte(value), LosingVersion: versionAt(0, 5, "n3-p7wd"), WinningVersion: winner, Cause: why, Time: timestamppb.Now()}
 			}
 			n1.conflicts = []*capstanv1.ListConflictsResponse{
-				{Conflicts: []*capstanv1.Conflict{lost("note:7", "left", versionAt(6, 117309443145728000, "n3-p7wd"), capstanv1.ConflictCause_CONFLICT_CAUSE_OLDER)}},
 				{Conflicts: []*capstanv1.Conflict{lost("cart:42", "plum", fig, capstanv1.ConflictCause_CONFLICT_CAUSE_STALE_BASE)}},
+				{Conflicts: []*capstanv1.Conflict{lost("note:7", "left", versionAt(6, 117309443145728000, "n3-p7wd"), capstanv1.ConflictCause_CONFLICT_CAUSE_OLDER)}},
 			}
 		},
 		func() { tentative(n1, "n1-k3f9", "wr_B7mEoW") },

@@ -51,3 +51,17 @@ func TestTentativeWriteWithoutPlace(t *testing.T) {
 		t.Errorf("got %q, %d, want %q", stdout, status, want)
 	}
 }
+
+// With -v a tentative write says what it had heard of; a committed one has no
+// more to say.
+func TestVerboseWrites(t *testing.T) {
+	f := newFake(t)
+	f.put = &capstanv1.PutResponse{Version: &capstanv1.Version{Timestamp: 1, Node: "n1-k3f9"}, Receipt: "wr_9Qm2xT", ServedBy: "n1", Base: 12}
+	stdout, stderr, status := shell(t, "", "put", "--ap", "-v", "k", "v", "--via", f.url)
+	if want := "tentative 0-1-n1-k3f9, had heard of the partition's log up to 12\n"; stderr != want || stdout == "" || status != 0 {
+		t.Errorf("got %q, %q, %d, want %q", stdout, stderr, status, want)
+	}
+	if _, stderr, status := shell(t, "", "delete", "-v", "k", "--via", f.url); stderr != "" || status != 0 {
+		t.Errorf("got %q, %d", stderr, status)
+	}
+}

@@ -87,7 +87,7 @@ func (pl *place) undecided(left *storage.DotSet, cause error) *replication.Error
 		named += ", ..."
 	}
 	e := &replication.Error{Reason: replication.SessionBehind, Outcome: replication.NotApplied, Err: cause, Leader: pl.leader(),
-		Message: fmt.Sprintf("%d eventual writes of this session are not committed yet (%s)", left.Len(), named),
+		Message: fmt.Sprintf("not committed yet: %d of this session's eventual writes (%s)", left.Len(), named),
 		Try:     "retry when the partition has a leader and the nodes that hold them can be reached, or ask without the session"}
 	if e.Leader == "" {
 		e.Message += ": nobody is known to lead the partition"
