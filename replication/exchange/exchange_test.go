@@ -642,6 +642,9 @@ func TestAReplicaIsTakenAway(t *testing.T) {
 		}
 		b := n.mustAccept("other", "v", 1)
 		n.drop(0)
+		w.groups[0].mu.Lock()
+		w.groups[0].replicas = ids("n1", "n2")
+		w.groups[0].mu.Unlock()
 		applied, _ := r.state.Applied()
 		if err := n.x.HandOver(0, applied); err != nil {
 			t.Fatal(err)
@@ -655,6 +658,44 @@ func TestAReplicaIsTakenAway(t *testing.T) {
 		}
 		if floor, f := n.tentative(0).FateFloor(), w.fate(0, a.Dot); floor < f.Index {
 			t.Errorf("the fate floor is %d, and the write was decided at %d", floor, f.Index)
+		}
+	})
+}
+
+// A node whose replica is not open yet, or has failed, is told fates like a holder
+// of hints. It must not forget: when the replica opens, and has not applied that
+// much, the write would be nowhere on this node.
+func TestAReplicaThatIsNotOpenForgetsNothing(t *testing.T) {
+	inWorld(t, options{}, func(t *testing.T, w *world) {
+		n := w.node("n3")
+		r := n.replicas[0]
+		r.freeze(true)
+		w.net.cut(ids("n1", "n2"), ids("n3"))
+		time.Sleep(3 * time.Second)
+		a := n.mustAccept("k", "v", 1)
+		n.drop(0)
+		w.net.heal()
+		for w.fate(0, a.Dot).Kind != storage.FateCommitted {
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(5 * time.Second)
+		if log := n.tentative(0); !log.Holds(a.Dot) || log.FateFloor() > 0 {
+			t.Errorf("held: %v, fate floor %d", log.Holds(a.Dot), log.FateFloor())
+		}
+		if calls := w.net.count(KindHandIn); calls > 4 {
+			t.Errorf("handed in by %d calls", calls)
+		}
+		w.mu.Lock()
+		n.replicas[0] = r
+		w.mu.Unlock()
+		n.x.Recover(0)
+		if got := n.value(0, "k"); got == "" && !n.tentative(0).Holds(a.Dot) {
+			t.Error("the write is nowhere")
+		}
+		r.freeze(false)
+		w.quiet(time.Second)
+		if got := n.value(0, "k"); got != "v" {
+			t.Errorf("k is %q", got)
 		}
 	})
 }

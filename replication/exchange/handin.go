@@ -258,7 +258,7 @@ func (pl *place) takeIn(leader partition.NodeID, batch []storage.TentativeWrite,
 	}
 	pl.log.Hear(a.index)
 	switch {
-	case pl.x.cfg.Replica(pl.partition) == nil:
+	case !pl.hasReplica():
 		pl.forget(dots, a.index)
 	case fault.On(fault.ForgetEarly):
 		pl.settle(dots, a.index)
@@ -336,12 +336,15 @@ func (pl *place) sweepOnce() {
 type turn struct {
 	place   *place
 	replica Replica // nil without one
+	hints   bool    // nor is there to be one: see hasReplica
 	heard   map[partition.NodeID]bool
 	decided []storage.Dot
 }
 
 func (pl *place) newTurn() *turn {
-	return &turn{place: pl, replica: pl.x.cfg.Replica(pl.partition), heard: map[partition.NodeID]bool{}}
+	return &turn{
+		place: pl, replica: pl.x.cfg.Replica(pl.partition), hints: !pl.hasReplica(), heard: map[partition.NodeID]bool{},
+	}
 }
 
 // skip is called with the log locked.
@@ -357,7 +360,7 @@ func (t *turn) skip(d storage.Dot) bool {
 		return true
 	}
 	if pl.answered.Has(d) {
-		if t.replica == nil { // it had a replica when it was answered, or was sent the write again
+		if t.replica == nil && t.hints { // it had a replica when it was answered, or was sent the write again
 			t.decided = append(t.decided, d)
 		}
 		return true

@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -65,6 +66,18 @@ func (pl *place) leader() partition.NodeID {
 		return pl.x.cfg.Self
 	}
 	return pl.x.cfg.Leader(pl.partition)
+}
+
+// hasReplica says whether this node answers from a replica of its own: it has
+// one, or the ring says that it has. Then that is not open yet, or has failed;
+// what it will have applied when it opens settles what is held. Until then the
+// node holds on to it: it is no mere holder of hints, who reads elsewhere.
+func (pl *place) hasReplica() bool {
+	if pl.x.cfg.Replica(pl.partition) != nil {
+		return true
+	}
+	ring := pl.x.cfg.Ring()
+	return ring != nil && slices.Contains(ring.Replicas(pl.partition), pl.x.cfg.Self)
 }
 
 // tick tries what did not get on by itself.
