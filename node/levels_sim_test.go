@@ -22,8 +22,8 @@ import (
 // and what the clients saw.
 type simulation struct {
 	*world
-	gates  *gates
 	clocks *skewed
+	delays
 	applied
 	weather weather
 	start   time.Time
@@ -82,7 +82,7 @@ func TestAllLevels(t *testing.T) {
 		for i := range seeds(few) {
 			seed := firstSeed() + uint64(i)
 			t.Run(fmt.Sprintf("nodes%d/seed%d", size, seed), func(t *testing.T) {
-				s := &simulation{gates: &gates{}, clocks: &skewed{}, told: map[string]contract.Fate{}}
+				s := &simulation{clocks: &skewed{}, told: map[string]contract.Fate{}}
 				synctest.Test(t, func(t *testing.T) { s.run(t, size, seed) })
 				if !t.Failed() {
 					s.judge(t)
@@ -95,7 +95,7 @@ func TestAllLevels(t *testing.T) {
 func (s *simulation) run(t *testing.T, size int, seed uint64) {
 	rng := mathrand.New(mathrand.NewPCG(seed, uint64(size)))
 	s.weather = weatherOf(rng)
-	s.world = newWorld(t, size, seed, s.gates.guard, s.clocks.clock, s.applied.watch)
+	s.world = newWorld(t, size, seed, s.delays.guard, s.clocks.clock, s.applied.watch)
 	defer s.close()
 	s.formed()
 	s.start = time.Now()

@@ -3,9 +3,11 @@ package node
 import (
 	"context"
 	mathrand "math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/replication"
 	"github.com/capstan-kv/capstan/replication/memnet"
 )
 
@@ -76,7 +78,8 @@ func (s *simulation) victim(rng *mathrand.Rand) *machine {
 	return s.leaderAmongRunning(partition.ID(rng.IntN(4)), s.any(rng))
 }
 
-func (s *simulation) others2(rng *mathrand.Rand, not *machine) []*machine {
+// shuffled are all machines but one, in a random order.
+func (s *simulation) shuffled(rng *mathrand.Rand, not *machine) []*machine {
 	rest := s.others(not)
 	rng.Shuffle(len(rest), func(i, j int) { rest[i], rest[j] = rest[j], rest[i] })
 	return rest
@@ -88,7 +91,7 @@ func (s *simulation) isolate(rng *mathrand.Rand) func() {
 }
 
 func (s *simulation) split(rng *mathrand.Rand) func() {
-	all := s.others2(rng, nil)
+	all := s.shuffled(rng, nil)
 	s.cut(all[:1+rng.IntN(len(all)-1)]...)
 	return s.net.Heal
 }
@@ -109,14 +112,14 @@ func (s *simulation) deafen(rng *mathrand.Rand) func() {
 func (s *simulation) cutOneWay(rng *mathrand.Rand) func() {
 	for range 1 + rng.IntN(len(s.machines)) {
 		m := s.victim(rng)
-		s.net.CutOneWay(m.host, s.others2(rng, m)[0].host)
+		s.net.CutOneWay(m.host, s.shuffled(rng, m)[0].host)
 	}
 	return s.net.Heal
 }
 
 // bridge leaves one machine that reaches both sides.
 func (s *simulation) bridge(rng *mathrand.Rand) func() {
-	rest := s.others2(rng, s.victim(rng))
+	rest := s.shuffled(rng, s.victim(rng))
 	half := (len(rest) + 1) / 2
 	for _, a := range rest[:half] {
 		for _, b := range rest[half:] {
@@ -177,7 +180,7 @@ func (s *simulation) slowLinks(rng *mathrand.Rand) func() {
 func (s *simulation) resets(rng *mathrand.Rand) func() {
 	for range 1 + rng.IntN(5) {
 		m := s.any(rng)
-		s.net.Reset(m.host, s.others2(rng, m)[0].host)
+		s.net.Reset(m.host, s.shuffled(rng, m)[0].host)
 		time.Sleep(time.Duration(rng.Int64N(int64(100 * time.Millisecond))))
 	}
 	return nil
@@ -203,11 +206,37 @@ func (s *simulation) slowApply(rng *mathrand.Rand) func() {
 	only, every := partition.ID(rng.IntN(4)), rng.IntN(3) == 0
 	for p := range partition.ID(4) {
 		if every || p == only {
-			// By itself: a machine that is stopped meanwhile waits for it.
-			time.AfterFunc(time.Duration(rng.Int64N(int64(4*time.Second))), s.gates.shut(m, p))
+			// It ends by itself: a machine that is stopped meanwhile waits for it.
+			s.delays.until(m, p, time.Now().Add(time.Duration(rng.Int64N(int64(4*time.Second)))))
 		}
 	}
 	return nil
+}
+
+// delays hold up the applying of entries until a time, a machine and partition
+// at a time.
+type delays struct {
+	lock sync.Mutex
+	ends map[gate]time.Time
+}
+
+func (d *delays) guard(c *Config) {
+	name := c.Name
+	c.beforeApply = func(p partition.ID, _ []replication.Entry) {
+		d.lock.Lock()
+		end := d.ends[gate{name, p}]
+		d.lock.Unlock()
+		time.Sleep(time.Until(end))
+	}
+}
+
+func (d *delays) until(m *machine, p partition.ID, end time.Time) {
+	d.lock.Lock()
+	defer d.lock.Unlock()
+	if d.ends == nil {
+		d.ends = map[gate]time.Time{}
+	}
+	d.ends[gate{m.name, p}] = end
 }
 
 func (s *simulation) handover(rng *mathrand.Rand) func() {
