@@ -203,7 +203,7 @@ func (s *simulation) judge(t *testing.T) {
 	if len(violations) > 0 && os.Getenv("CAPSTAN_TEST_LOG") != "" {
 		t.Logf("%s", s.journal.String())
 		for _, o := range s.ops {
-			if o.Key == violations[0].Key {
+			if v := violations[0]; o.Key == v.Key || o.Session != "" && o.Session == v.Ops[0].Session {
 				t.Log(o, s.end.Fates[o.Receipt])
 			}
 		}
