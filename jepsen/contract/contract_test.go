@@ -345,6 +345,12 @@ func TestFates(t *testing.T) {
 		{name: "gave way, unheard of, listed", ops: []Op{e, f}, end: &End{Fates: map[string]Fate{"e": committed(5, 1), "f": two}, Conflicts: []Conflict{lost}}},
 		{name: "gave way to one that had heard of it", ops: []Op{e, ePut("f", 0, 1, on("n2", 0, 2), heard(5))}, end: fates(map[string]Fate{"e": committed(5, 1), "f": two})},
 		{name: "gave way on its own node", ops: []Op{e, ePut("f", 0, 1, at(0, 2), heard(4))}, end: fates(map[string]Fate{"e": committed(5, 1), "f": committed(6, 2)})},
+		{name: "gave way to the higher one of the same entry", ops: []Op{
+			ePut("f", 0, 1, at(0, 2), heard(4)), ePut("e", 2, 3, at(0, 1), heard(4)), ePut("g", 4, 5, on("n3", 0, 3), heard(4)),
+		}, end: &End{
+			Fates:     map[string]Fate{"e": committed(5, 1), "f": committed(5, 2), "g": {Committed, Version{7, 3, "n3"}}},
+			Conflicts: []Conflict{conflict("f", 2, 7, 3)},
+		}},
 		{name: "gave way, with another between", ops: []Op{e, f, put("a", 0, 1, unknown)}, end: fates(map[string]Fate{"e": committed(5, 1), "f": two})},
 	})
 }

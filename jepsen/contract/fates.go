@@ -90,12 +90,20 @@ func (k *key) replaced(end *End) []Violation {
 			return nil // it may stand anywhere in the log
 		}
 	}
-	slices.SortStableFunc(log, func(a, b *write) int { return cmp.Compare(a.version.Index, b.version.Index) })
+	// Of those in one entry the higher comes later, as the lower does not win.
+	mixed := map[uint64]bool{} // entries of which that can not be said
+	for _, w := range log {
+		mixed[w.version.Index] = mixed[w.version.Index] || !w.eventual()
+	}
+	slices.SortStableFunc(log, func(a, b *write) int {
+		return cmp.Or(cmp.Compare(a.version.Index, b.version.Index), cmp.Compare(a.version.Timestamp, b.version.Timestamp),
+			cmp.Compare(a.version.Node, b.version.Node))
+	})
 	var found []Violation
 	for i := 1; i < len(log); i++ {
 		a, b := log[i-1], log[i]
 		switch {
-		case !a.eventual() || !b.eventual() || a.version.Index == b.version.Index:
+		case mixed[a.version.Index] || mixed[b.version.Index] || a.version.Index == b.version.Index:
 		case b.Outcome != OK || b.Base >= a.version.Index || a.version.Node == b.version.Node:
 			// It had heard of it, or its own node held it.
 		case !listed(end, a):

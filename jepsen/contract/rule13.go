@@ -43,10 +43,9 @@ func CheckRule13(h *History, patience time.Duration) []Violation {
 //   - one whose value was not seen may as well come after everything else: it is
 //     left out, unless a condition could tell that there was some value.
 //
-// Neither changes the verdict. Of an eventual delete, which has no value that is
-// seen, its fate tells as much: one that was superseded takes no effect, and one
-// that was committed does so between what stands before it and behind it in the
-// log.
+// Neither changes the verdict. Of what is left, the log tells as much: a write that
+// was superseded takes no effect, and one that was committed does so between what
+// stands before it and behind it.
 func (k *key) operations() []porcupine.Operation {
 	seen := map[string]time.Duration{} // value: end of the first that saw it
 	anyValue, nothing := false, false
@@ -87,14 +86,13 @@ func (k *key) operations() []porcupine.Operation {
 				p.Return = max(int64(at), p.Call)
 			case o.Kind == Put && !anyValue, o.Kind == Delete && !nothing:
 				continue
-			case o.Kind == Delete && o.eventual():
-				fate := k.of[o].fate
-				if fate.Kind == Superseded || fate.Kind == Lost {
-					continue
-				}
-				if fate.Kind == Committed {
-					p.Call, p.Return = k.between(o, fate.Version.Index)
-				}
+			}
+			switch w := k.of[o]; {
+			case was:
+			case w.fate.Kind == Superseded, w.fate.Kind == Lost:
+				continue
+			case w.version.Index > 0:
+				p.Call, p.Return = k.between(o, w.version.Index)
 			}
 			open++
 			p.ClientId = -open // concurrent to whatever its process does next
@@ -106,7 +104,7 @@ func (k *key) operations() []porcupine.Operation {
 	return ops
 }
 
-// between is when the eventual write, committed at index, took effect at the
+// between is when the write, committed at index, took effect at the
 // earliest and at the latest: after the linearizable writes before it began, and
 // before those who wrote or saw what stands behind it were answered.
 func (k *key) between(w *Op, index uint64) (from, to int64) {
