@@ -67,7 +67,10 @@ type Host struct {
 }
 
 // Link is the way from one host to another; the way back is another link.
-type Link struct{ From, To string }
+type Link struct {
+	From string `json:"from"`
+	To   string `json:"to"`
+}
 
 func (l Link) String() string { return l.From + "->" + l.To }
 
