@@ -132,7 +132,8 @@ func TestLinkBoundsWhatWaits(t *testing.T) {
 			t.Errorf("%+v", c)
 		}
 		time.Sleep(time.Second)
-		send("z") // there is room again
+		synctest.Wait() // what is due at this moment comes first
+		send("z")       // there is room again
 		time.Sleep(time.Second)
 		if got := got(); len(got) != maxWaitingBytes/size+1 || got[len(got)-1].frame != 'z' {
 			t.Errorf("delivered %v", got)
@@ -210,6 +211,7 @@ func TestLinkAccounts(t *testing.T) {
 					}
 					latest = max(latest, last)
 					time.Sleep(s.pause)
+					synctest.Wait() // what is due at this moment comes first
 				}
 				time.Sleep(latest + time.Millisecond)
 				synctest.Wait()
