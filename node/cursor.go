@@ -19,8 +19,9 @@ import (
 
 const (
 	// maxCursors bounds the views that this node keeps open for scans merged
-	// elsewhere; each pins disk space.
-	maxCursors = 256
+	// elsewhere, which pin disk space: two scans of everything by nodes that hold
+	// nothing find place, however many partitions there are.
+	maxCursors = 2 * partition.MaxCount
 	// cursorIdle is how long a view is kept for a scan that does not come back.
 	cursorIdle = 10 * time.Second
 )

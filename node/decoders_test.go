@@ -177,6 +177,113 @@ func FuzzStatus(f *testing.F) {
 	})
 }
 
+// FuzzHeard: what an eventual write should have heard of.
+func FuzzHeard(f *testing.F) {
+	f.Fuzz(func(t *testing.T, data []byte) {
+		h, err := decodeHeard(data)
+		if err == nil && !bytes.Equal(h.encode(), data) {
+			t.Fatalf("%x became %+v", data, h)
+		}
+	})
+}
+
+// FuzzNear: an eventual read on its hop. What decodes wants the same when it is
+// encoded again, and is within the bounds of keys and dots.
+func FuzzNear(f *testing.F) {
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, key, w, err := decodeNear(data)
+		if err != nil {
+			return
+		}
+		if len(key) == 0 || len(key) > storage.MaxKeyBytes {
+			t.Fatalf("key of %d bytes", len(key))
+		}
+		q, again, v, err := decodeNear(w.frame(p, key)[1:])
+		if err != nil || q != p || !bytes.Equal(again, key) || !reflect.DeepEqual(v, w) {
+			t.Fatalf("%d %q %+v became %d %q %+v, %v", p, key, w, q, again, v, err)
+		}
+	})
+}
+
+func FuzzConflictsAsk(f *testing.F) {
+	f.Fuzz(func(t *testing.T, data []byte) {
+		a, err := decodeConflictsAsk(data)
+		if err != nil {
+			return
+		}
+		if a.Limit < 1 || a.Limit > conflictPage {
+			t.Fatalf("page of %d", a.Limit)
+		}
+		if frame := a.frame(); !bytes.Equal(frame[1:], data) {
+			t.Fatalf("%x became %x", data, frame[1:])
+		}
+	})
+}
+
+func FuzzConflicts(f *testing.F) {
+	f.Fuzz(func(t *testing.T, data []byte) {
+		page, err := decodeConflicts(data)
+		if err != nil {
+			return
+		}
+		b, err := page.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := decodeConflicts(b)
+		if err != nil || !bytes.Equal(again.next, page.next) || len(again.conflicts) != len(page.conflicts) {
+			t.Fatalf("%+v became %+v, %v", page, again, err)
+		}
+		for i := range page.conflicts {
+			if !proto.Equal(page.conflicts[i], again.conflicts[i]) {
+				t.Fatalf("%v became %v", page.conflicts[i], again.conflicts[i])
+			}
+		}
+	})
+}
+
+func FuzzDot(f *testing.F) {
+	f.Fuzz(func(t *testing.T, data []byte) {
+		d, err := decodeDot(data)
+		if err != nil {
+			return
+		}
+		if d.IsZero() || !bytes.Equal(appendDot(nil, d), data) {
+			t.Fatalf("%x became %v", data, d)
+		}
+		if err := (&storage.DotSet{}).Add(d); err != nil {
+			t.Fatalf("%v is no dot: %v", d, err)
+		}
+	})
+}
+
+// What has gone wrong with a frame is found wherever it is cut, and nothing is
+// said of what follows it.
+func TestEventualFramesCutShort(t *testing.T) {
+	w := want{index: 7, dots: []storage.DotRange{{Node: "n1-abcd", Incarnation: 5, First: 1, Last: 3}}}
+	near := w.frame(2, []byte("k"))[1:]
+	ask := conflictsAsk{Partition: 2, After: []byte("after"), Limit: 3, Prefix: nil}.frame()[1:]
+	dot := appendDot(nil, storage.Dot{Node: "n", Incarnation: 1, Sequence: 1})
+	for what, decode := range map[string]struct {
+		frame []byte
+		by    func([]byte) error
+	}{
+		"eventual read":     {near, func(b []byte) error { _, _, _, err := decodeNear(b); return err }},
+		"conflicts":         {ask, func(b []byte) error { _, err := decodeConflictsAsk(b); return err }},
+		"dot":               {dot, func(b []byte) error { _, err := decodeDot(b); return err }},
+		"what it has heard": {heard{1, 2}.encode(), func(b []byte) error { _, err := decodeHeard(b); return err }},
+	} {
+		if err := decode.by(decode.frame); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		for n := range decode.frame {
+			if err := decode.by(decode.frame[:n]); err == nil {
+				t.Errorf("%s: %d of %d bytes were understood", what, n, len(decode.frame))
+			}
+		}
+	}
+}
+
 // aControlMachine is a control machine on a disk in memory.
 func aControlMachine(t testing.TB) *controlMachine {
 	t.Helper()

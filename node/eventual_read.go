@@ -35,6 +35,19 @@ type want struct {
 	highest hlc.Timestamp
 }
 
+// maxMissing bounds the runs of writes that others are asked for.
+const maxMissing = 1024
+
+// elsewhere is what others are asked for of the writes that are wanted: those
+// that are missing here, unless what is held here leaves too many gaps between
+// them. Then it is all, which is more than needed and never less.
+func (w want) elsewhere(missing []storage.DotRange) []storage.DotRange {
+	if len(missing) > maxMissing {
+		return w.dots
+	}
+	return missing
+}
+
 // wanted is the session's past in the partition.
 func wanted(p partition.ID, past *session.Token) want {
 	return want{past.Index(p), past.Undecided(p), past.Highest()}
@@ -160,7 +173,7 @@ func (r *router) nearOnce(ctx context.Context, ring *control.State, p partition.
 	if err != nil {
 		return nearRead{}, err
 	}
-	elsewhere := want{index: max(w.index, own.FateFloor), dots: missing}
+	elsewhere := want{index: max(w.index, own.FateFloor), dots: w.elsewhere(missing)}
 	if len(reads) == 0 {
 		elsewhere.index = max(elsewhere.index, r.settledBy(p))
 	}

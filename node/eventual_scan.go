@@ -46,7 +46,7 @@ func (r *router) openNear(ctx context.Context, p partition.ID, part scanPart, w 
 	// In this order, as with a read of one key: what is not missing here is among
 	// the keys that are read one by one, or has raised the fate floor.
 	local := storage.Local{Log: log}
-	elsewhere := want{dots: local.Missing(w.dots)}
+	elsewhere := want{dots: w.elsewhere(local.Missing(w.dots))}
 	own, err := keysIn(local, part)
 	if err != nil {
 		return nil, err

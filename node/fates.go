@@ -159,9 +159,13 @@ func decodeDot(b []byte) (storage.Dot, error) {
 	if len(b) < 17 || len(b) > 16+storage.MaxNodeIDBytes {
 		return storage.Dot{}, errors.New("dot of a wrong length")
 	}
-	return storage.Dot{
+	d := storage.Dot{
 		Incarnation: binary.BigEndian.Uint64(b), Sequence: binary.BigEndian.Uint64(b[8:]), Node: partition.NodeID(b[16:]),
-	}, nil
+	}
+	if d.Incarnation == 0 || d.Sequence == 0 {
+		return storage.Dot{}, fmt.Errorf("dot %s is none", d)
+	}
+	return d, nil
 }
 
 func (s *hopServer) fate(body []byte) ([]byte, error) {
@@ -365,8 +369,14 @@ func (s *hopServer) conflicts(body []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := append(binary.BigEndian.AppendUint16(nil, uint16(len(page.next))), page.next...)
-	return proto.MarshalOptions{}.MarshalAppend(b, &capstanv1.ListConflictsResponse{Conflicts: page.conflicts})
+	return page.encode()
+}
+
+// The frame: cursor length (2), 0 if there is no more | cursor | conflicts, as a
+// ListConflictsResponse.
+func (c conflictsPage) encode() ([]byte, error) {
+	b := append(binary.BigEndian.AppendUint16(nil, uint16(len(c.next))), c.next...)
+	return proto.MarshalOptions{}.MarshalAppend(b, &capstanv1.ListConflictsResponse{Conflicts: c.conflicts})
 }
 
 func decodeConflicts(b []byte) (conflictsPage, error) {
