@@ -27,7 +27,7 @@ func (n *Node) openReports() error {
 	}
 	n.reports.Store(reporter)
 	n.sessions.everywhere = reporter.AppliedEverywhere
-	n.tasks.Go(func() { reporter.Run(n.ctx) })
+	n.background(func() { reporter.Run(n.ctx) })
 	return nil
 }
 

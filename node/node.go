@@ -130,6 +130,20 @@ func Open(ctx context.Context, config Config) (_ *Node, err error) {
 
 func (n *Node) onClose(undo func() error) { n.undo = append(n.undo, undo) }
 
+// background runs something that ends with the node's context, and uses what is
+// open by now: Close waits for it before it closes any of that.
+func (n *Node) background(run func()) {
+	ended := make(chan struct{})
+	n.tasks.Go(func() {
+		defer close(ended)
+		run()
+	})
+	n.onClose(func() error {
+		<-ended
+		return nil
+	})
+}
+
 // sockets are listened on before anything is written, so that a port in use
 // costs nothing.
 type sockets struct{ api, peer net.Listener }
@@ -303,7 +317,7 @@ func (n *Node) openGossip() (err error) {
 		return n.members.Close()
 	})
 	n.tasks.Go(n.watchGossip)
-	n.tasks.Go(n.settle)
+	n.background(n.settle)
 	return nil
 }
 
