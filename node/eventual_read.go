@@ -33,6 +33,10 @@ type want struct {
 	dots  []storage.DotRange
 	// highest is the session's highest timestamp; it does not travel.
 	highest hlc.Timestamp
+	// dropped: of the partition the session may have seen what every replica has
+	// applied, and every other member has heard of, and its token does not say so.
+	// It does not travel: it matters only where no replica answers.
+	dropped bool
 }
 
 // maxMissing bounds the runs of writes that others are asked for.
@@ -50,7 +54,8 @@ func (w want) elsewhere(missing []storage.DotRange) []storage.DotRange {
 
 // wanted is the session's past in the partition.
 func wanted(p partition.ID, past *session.Token) want {
-	return want{past.Index(p), past.Undecided(p), past.Highest()}
+	index := past.Index(p)
+	return want{index, past.Undecided(p), past.Highest(), index == 0 && !past.Empty()}
 }
 
 // metBy reports whether t, held here, may answer by itself, w being what it
@@ -181,6 +186,9 @@ func (r *router) nearOnce(ctx context.Context, ring *control.State, p partition.
 	reads = append(reads, others...)
 	if len(reads) == 0 {
 		elsewhere.highest = w.highest
+		if w.dropped {
+			elsewhere.index = max(elsewhere.index, log.Heard())
+		}
 		switch {
 		case own.Tentative != nil && elsewhere.metBy(own.Tentative, w.dots):
 			return nearRead{own, r.self}, nil

@@ -156,6 +156,31 @@ func TestHints(t *testing.T) {
 	})
 }
 
+// What every replica has applied is left out of tokens. A node without a replica
+// that is cut off has not, and must not show such a session a hint that had not
+// heard of it.
+func TestHintsAreNotShownToWhoHasSeenMore(t *testing.T) {
+	inCluster(t, 5, func(w *world) {
+		const p = 0
+		holders, others := w.holders(p)
+		m, key := others[0], keyIn(p, 4, 1)
+		w.cut(m)
+		m.awaitAlone()
+		me := &talk{}
+		holders[0].mustWrite(ask{talk: me}, key, "safe")
+		time.Sleep(time.Minute)
+		m.mustWrite(ask{level: eventual}, key, "hint") // later, and it will lose
+		holders[0].mustWrite(ask{talk: me}, keyIn(1, 4, 1), "elsewhere")
+		m.mustRead(ask{level: eventual}, key, "hint")
+		if r, err := m.read(ask{talk: me, level: eventual}, key); err == nil {
+			t.Errorf("who has written %q, linearizably, reads %q", "safe", r.GetValue())
+		}
+		w.heal()
+		w.awaitNoBacklog()
+		m.mustRead(ask{talk: me, level: eventual}, key, "safe")
+	})
+}
+
 func TestAcks(t *testing.T) {
 	inCluster(t, 3, func(w *world) {
 		n1, n3 := w.machines[0], w.machines[2]

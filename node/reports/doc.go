@@ -3,8 +3,9 @@
 //
 //   - everybody hears how far each partition is, also a member without a replica
 //     of it, so that the bases of the eventual writes it accepts are recent;
-//   - sessions learn which index all replicas have applied for good, so that
-//     their tokens can drop the partition ([Reporter.AppliedEverywhere]);
+//   - sessions learn which index all replicas have applied for good, and all other
+//     members have heard of, so that their tokens can drop the partition
+//     ([Reporter.AppliedEverywhere]);
 //   - the leader of a partition raises the floor behind which tombstones are
 //     collected;
 //   - it declares lost what a removed node had accepted and nobody else holds.

@@ -63,7 +63,8 @@ func (t *table) keep(members []partition.NodeID) {
 }
 
 // appliedEverywhere is the index of p that all replicas have applied for good,
-// but for those of nodes that were removed; 0 if one has not told.
+// and all other members have heard of, but for nodes that were removed; 0 if one
+// has not told.
 func (t *table) appliedEverywhere(ring *control.State, p partition.ID) uint64 {
 	if int(p) >= len(ring.Partitions) {
 		return 0
@@ -86,6 +87,18 @@ func (t *table) appliedEverywhere(ring *control.State, p partition.ID) uint64 {
 	}
 	if !any {
 		return 0
+	}
+	// A member that reaches no replica answers with its own tentative writes,
+	// and judges by what it has heard of whether a session may see them.
+	for _, member := range ring.Members() {
+		if _, has := ring.Replica(p, member); has {
+			continue
+		}
+		known := t.members[member]
+		if known == nil {
+			return 0
+		}
+		lowest = min(lowest, known.entries[p].Heard)
 	}
 	return lowest
 }

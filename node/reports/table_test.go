@@ -100,12 +100,17 @@ func TestAppliedEverywhere(t *testing.T) {
 	}
 	tells("a", 1, Entry{Generation: 1, Durable: 30, Heard: 90})
 	tells("b", 1, Entry{Generation: 2, Durable: 20})
-	tells("d", 1, Entry{Heard: 5})
+	tells("d", 1, Entry{Heard: 50})
 	want(0, "c has told nothing")
 	tells("c", 1, Entry{Generation: 2, Durable: 40})
 	want(0, "c has told of an earlier replica")
 	tells("c", 2, Entry{Generation: 3, Durable: 10})
 	want(10, "all have told")
+	ring.Nodes = append(ring.Nodes, control.Node{ID: "e"})
+	want(0, "e, who has no replica, has told nothing")
+	tells("e", 1, Entry{Heard: 7})
+	want(7, "e has heard of no more")
+	tells("e", 2, Entry{Heard: 60})
 	tells("c", 3)
 	want(0, "c has a replica no more")
 	ring.Nodes[2].State, ring.Nodes[2].RemovedEpoch = control.Left, 1
