@@ -209,6 +209,8 @@ func FuzzRead(f *testing.F) {
 	})
 }
 
+var _ Network = lab.Lab(nil)
+
 // network notes what it is told, and has ten frames pass whenever it is asked for
 // figures.
 type network struct {
