@@ -58,6 +58,17 @@ func wanted(p partition.ID, past *session.Token) want {
 	return want{index, past.Undecided(p), past.Highest(), index == 0 && !past.Empty()}
 }
 
+// unsaid is an index that covers what was dropped from the token, at a node that
+// has heard of so much. One that has heard of nothing has just joined, and was not
+// asked when it was dropped: it has no such index, and no write of its own has
+// heard of even the first entry.
+func (w want) unsaid(heard uint64) uint64 {
+	if !w.dropped {
+		return 0
+	}
+	return max(heard, 1)
+}
+
 // metBy reports whether t, held here, may answer by itself, w being what it
 // leaves to be wanted of others. Its node had heard of all that the session has
 // seen; but it need not have held that, so a version of the key that t does not
@@ -186,9 +197,7 @@ func (r *router) nearOnce(ctx context.Context, ring *control.State, p partition.
 	reads = append(reads, others...)
 	if len(reads) == 0 {
 		elsewhere.highest = w.highest
-		if w.dropped {
-			elsewhere.index = max(elsewhere.index, log.Heard())
-		}
+		elsewhere.index = max(elsewhere.index, w.unsaid(log.Heard()))
 		switch {
 		case own.Tentative != nil && elsewhere.metBy(own.Tentative, w.dots):
 			return nearRead{own, r.self}, nil

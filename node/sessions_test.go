@@ -163,6 +163,35 @@ func TestMetByOwnWrite(t *testing.T) {
 	}
 }
 
+// What was dropped from a token is covered by what this node has heard of; a node
+// that has just joined has heard of nothing, and answers nobody by itself who may
+// have seen something.
+func TestWhatATokenDoesNotSay(t *testing.T) {
+	codec := session.NewCodec("c", []byte("secret"))
+	past := func(of *session.Token) *session.Token {
+		text, err := codec.Encode(of)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := codec.Decode(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return back
+	}
+	none, here, there := &session.Token{}, &session.Token{}, &session.Token{}
+	here.Saw(3, 40)
+	there.Saw(4, 40)
+	for _, test := range []struct {
+		of          *session.Token
+		heard, want uint64
+	}{{none, 0, 0}, {none, 50, 0}, {here, 50, 0}, {there, 50, 50}, {there, 0, 1}} {
+		if got := wanted(3, past(test.of)).unsaid(test.heard); got != test.want {
+			t.Errorf("partition 3, %+v, heard %d: %d, want %d", test.of, test.heard, got, test.want)
+		}
+	}
+}
+
 // The wait of AwaitWrite does not hold up a node that is to stop.
 func TestCloseEndsTheWaitForAFate(t *testing.T) {
 	inCluster(t, 3, func(w *world) {
