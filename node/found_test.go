@@ -56,3 +56,27 @@ func TestScanTellsTheSessionOfDeletes(t *testing.T) {
 		w.refusal(err, replication.SessionBehind, replication.NotApplied)
 	})
 }
+
+// What a session has seen is left out of its token only when nobody can do
+// without: a node without a replica, on which a client comes out in a cut, bases
+// its write on what the session knows of.
+func TestTokenReachesThoseWhoHaveNotHeard(t *testing.T) {
+	inCluster(t, 5, func(w *world) {
+		holders, others := w.holders(0)
+		hint, leader := others[0], w.leaderOf(0)
+		w.cut(hint)
+		time.Sleep(10 * time.Second)
+		key, me := keyIn(0, 4, 1), &talk{}
+		seen := leader.mustWrite(ask{talk: me}, key, "seen")
+		for range 10 { // until all replicas have told that they have it for good
+			time.Sleep(5 * time.Second)
+			holders[0].mustRead(ask{talk: me}, key, "seen")
+		}
+		after := hint.mustWrite(ask{talk: me, level: eventual}, key, "after")
+		if after.GetBase() < seen.GetVersion().GetIndex() {
+			t.Errorf("the session has seen entry %d, and its write is based on %d", seen.GetVersion().GetIndex(), after.GetBase())
+		}
+		w.heal()
+		leader.mustBecome(after.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
+	})
+}

@@ -20,7 +20,8 @@ import (
 // answers. Safe for concurrent use.
 type sessions struct {
 	ring func() *control.State
-	// everywhere is an index that every replica of the partition has applied
+	// everywhere is an index that every replica of the partition has applied, and
+	// every other node that may accept a write has heard of,
 	// for good: what a token says of the partition up to there goes without
 	// saying. 0 if it is not known.
 	everywhere func(partition.ID) uint64

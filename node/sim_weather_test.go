@@ -66,6 +66,7 @@ func (s *simulation) disturbFor(span time.Duration, rng *mathrand.Rand) {
 		u.end()
 	}
 	s.startStopped()
+	time.Sleep(longestDelay)
 }
 
 func (s *simulation) any(rng *mathrand.Rand) *machine { return s.machines[rng.IntN(len(s.machines))] }
@@ -207,11 +208,14 @@ func (s *simulation) slowApply(rng *mathrand.Rand) func() {
 	for p := range partition.ID(4) {
 		if every || p == only {
 			// It ends by itself: a machine that is stopped meanwhile waits for it.
-			s.delays.until(m, p, time.Now().Add(time.Duration(rng.Int64N(int64(4*time.Second)))))
+			s.delays.until(m, p, time.Now().Add(time.Duration(rng.Int64N(int64(longestDelay)))))
 		}
 	}
 	return nil
 }
+
+// longestDelay is for how long applying is held up at most.
+const longestDelay = 4 * time.Second
 
 // delays hold up the applying of entries until a time, a machine and partition
 // at a time.

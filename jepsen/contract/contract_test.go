@@ -200,6 +200,12 @@ func TestRunningOutOfPatienceIsNotGreen(t *testing.T) {
 
 func TestRule6(t *testing.T) {
 	tell(t, CheckRule6, []story{
+		{name: "a lower one after a delete that it had heard of", ops: []Op{
+			eDel("d", 0, 1, at(0, 9)), ePut("e", 2, 3, at(0, 2), heard(5)), get("e", 4, 5, at(6, 2)),
+		}, end: fates(map[string]Fate{"d": committed(5, 9), "e": committed(6, 2)})},
+		{name: "a lower one after a delete that it had not heard of", ops: []Op{
+			eDel("d", 0, 1, at(0, 9)), ePut("e", 2, 3, at(0, 2), heard(4)), get("e", 4, 5, at(6, 2)),
+		}, end: fates(map[string]Fate{"d": committed(5, 9), "e": committed(6, 2)}), bad: "which is higher"},
 		{name: "it had heard of it", ops: []Op{put("a", 0, 1, at(5, 1)), ePut("e", 2, 3, at(0, 2), heard(5)), get("e", 4, 5, at(6, 2))}},
 		{name: "it had heard of later ones", ops: []Op{put("a", 0, 1, at(5, 9)), ePut("e", 2, 3, at(0, 2), heard(8)), get("e", 4, 5, at(9, 2))}},
 		{name: "it came first", ops: []Op{ePut("e", 0, 1, at(0, 1), heard(2)), get("e", 2, 3, at(4, 1)), put("a", 4, 5, at(5, 2)), get("a", 6, 7, at(5, 2))}},

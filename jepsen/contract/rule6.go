@@ -88,6 +88,9 @@ func (k *key) unordered() []Violation {
 	var found []Violation
 	for i := 1; i < len(log); i++ {
 		a, b := log[i-1], log[i]
+		if a.Kind == Delete && (b.Outcome != OK || b.Base >= a.version.Index) {
+			continue // its tombstone may be gone, and who had heard of it need not be above it
+		}
 		if a.eventual() && b.eventual() && a.version.Index < b.version.Index && !b.version.beats(a.version) {
 			found = append(found, violation(rule6, k, []*Op{a.Op, b.Op},
 				"%s of %v replaced %s of %v, which is higher", quoted(b.Op), b.version, quoted(a.Op), a.version))
