@@ -223,12 +223,20 @@ func TestFateWithTheHolderDown(t *testing.T) {
 }
 
 // A node that starts while it is cut off has never heard of anybody. It knows
-// from its disk where partitions are.
+// from its disk where partitions are, and how far they were: without that, it
+// could not tell what a session may have seen.
 func TestEventualWritesAlone(t *testing.T) {
 	inCluster(t, 5, func(w *world) {
 		const p = 0
 		_, others := w.holders(p)
 		m, key := others[0], keyIn(p, 4, 1)
+		w.eventually(time.Minute, m.name+" has heard of the partition", func() error {
+			log, err := m.running().exchange.Tentative(p)
+			if err == nil && log.Heard() == 0 {
+				err = errors.New("not yet")
+			}
+			return err
+		})
 		m.stop()
 		w.cut(m)
 		m.start()
