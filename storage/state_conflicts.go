@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"github.com/capstan-kv/capstan/storage/hlc"
 )
 
@@ -145,7 +143,7 @@ func (r *ReplicaState) Conflicts(prefix, cursor []byte, limit int) (page []Confl
 	defer r.state.leave()
 	all := append(slices.Clip(r.prefix), kindConflict)
 	lower := appendEscapedKey(slices.Clone(all), prefix)
-	it, err := r.state.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: prefixEnd(lower)})
+	it, err := r.iterate(lower, prefixEnd(lower))
 	if err != nil {
 		return nil, nil, err
 	}

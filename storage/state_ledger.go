@@ -282,7 +282,7 @@ func (r *ReplicaState) ledgerRecord(key []byte) ([]byte, error) {
 
 // storedRecord is a ledger record in the database; nil if it is not there.
 func (r *ReplicaState) storedRecord(key []byte) ([]byte, error) {
-	record, closer, err := r.state.db.Get(append(slices.Clip(r.prefix), key...))
+	record, closer, err := r.lookup(append(slices.Clip(r.prefix), key...))
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, nil
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"sync/atomic"
 
@@ -34,7 +35,8 @@ type ReplicaState struct {
 	change   ledgerChange
 
 	// replacing is held for writing while the whole range is exchanged, and
-	// for reading while a view opens: neither may see half of the other.
+	// for reading while a view opens or a record is looked up: neither may see
+	// half of the other.
 	replacing sync.RWMutex
 	epoch     uint64 // counts exchanges
 	// destroyed is set before the data goes: who reads first and asks then
@@ -156,12 +158,28 @@ func (r *ReplicaState) Get(key []byte) (v Value, found bool, err error) {
 	return v, true, closer.Close()
 }
 
+// lookup finds a record, which is good until the closer is closed. While the
+// whole range is exchanged neither the old records nor the new ones can be
+// found, for a moment: it waits for that.
+func (r *ReplicaState) lookup(key []byte) ([]byte, io.Closer, error) {
+	r.replacing.RLock()
+	defer r.replacing.RUnlock()
+	return r.state.db.Get(key)
+}
+
+// iterate goes over the records from lower up to upper, as they are now.
+func (r *ReplicaState) iterate(lower, upper []byte) (*pebble.Iterator, error) {
+	r.replacing.RLock()
+	defer r.replacing.RUnlock()
+	return r.state.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+}
+
 // read looks a key up. The value's Bytes are good until the closer is closed;
 // the closer is nil if there is no record.
 func (r *ReplicaState) read(key []byte) (Value, interface{ Close() error }, error) {
 	buffer := keyBuffers.Get().(*[]byte)
 	*buffer = append(append((*buffer)[:0], r.users...), key...)
-	record, closer, err := r.state.db.Get(*buffer)
+	record, closer, err := r.lookup(*buffer)
 	keyBuffers.Put(buffer)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return Value{}, nil, nil

@@ -26,7 +26,7 @@ func (r *ReplicaState) tombstones(floor uint64) (*pebble.Iterator, error) {
 	if floor < math.MaxUint64 {
 		upper = binary.BigEndian.AppendUint64(slices.Clone(lower), floor+1)
 	}
-	return r.state.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	return r.iterate(lower, upper)
 }
 
 // Collectable reports whether a floor command, see [AppendFloor], would remove

@@ -248,7 +248,7 @@ func TestClusterPausedNodeHoldsEventualWrites(t *testing.T) {
 	n1, n3 := c.nodes[0], c.nodes[2]
 	taken := numbered("taken/", 30)
 	receipts := n3.eventually(1, taken...)
-	n3.signal(syscall.SIGSTOP)
+	n3.pause()
 	asked := c.client(n1)
 	write := func() error {
 		_, err := asked.Put(t.Context(), []byte("everywhere"), []byte("of everywhere"), client.Eventual(), client.Acks(3))

@@ -158,6 +158,15 @@ func (n *serving) signal(s syscall.Signal) {
 	}
 }
 
+// pause stops the process where it is; it does nothing any more on return.
+func (n *serving) pause() {
+	n.c.t.Helper()
+	n.signal(syscall.SIGSTOP)
+	if err := awaitStopped(n.cmd.Process.Pid); err != nil {
+		n.c.t.Errorf("pause of %s: %v", n.name, err)
+	}
+}
+
 // kill is a power cut of the process: no handler runs.
 func (n *serving) kill() {
 	n.c.t.Helper()

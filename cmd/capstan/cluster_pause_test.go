@@ -82,7 +82,7 @@ func TestClusterPausedLeaderNeverAnswersStale(t *testing.T) {
 				}
 			})
 		}
-		paused.signal(syscall.SIGSTOP)
+		paused.pause()
 		other := c.nodes[0]
 		if other == paused {
 			other = c.nodes[1]

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package main
+
+// awaitStopped cannot be told here.
+func awaitStopped(int) error { return nil }
