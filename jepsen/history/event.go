@@ -54,6 +54,9 @@ type Run struct {
 	Lab        string        `json:"lab"`
 	Nodes      []string      `json:"nodes"`
 	Partitions int           `json:"partitions"`
+	// Placement names, by partition, the nodes that hold a replica of it with a
+	// vote. Op.Partition is a place in it.
+	Placement [][]string `json:"placement,omitempty"`
 	// Replication factor, and the election timeout that the ledger of availability
 	// counts in.
 	ReplicationFactor int           `json:"replication_factor"`

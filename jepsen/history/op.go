@@ -76,6 +76,8 @@ type Op struct {
 	Func  Func   `json:"f"`
 	Level Level  `json:"level"`
 	Key   string `json:"key"` // of a scan: the prefix
+	// Partition that the key lives in; -1 for a scan of several.
+	Partition int `json:"partition,omitempty"`
 	// Value written, or read.
 	Value string `json:"value,omitempty"`
 	// Element is what a write adds to the value it replaces, where a workload's
