@@ -21,10 +21,10 @@ func record(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	check(r.Write(Event{Type: TypeRun, Run: &Run{Format: Format, Workloads: []string{"register"}, Nodes: []string{"n1"}}}))
-	put := Op{Process: 1, Func: Put, Level: Linearizable, Key: "a", Value: "<1>", Node: "n1"}
+	check(r.Write(Event{Type: TypeRun, Run: &Run{Format: Format, Workloads: []string{"register"}, Nodes: []string{"n1"}, Partitions: 2, Placement: [][]string{{"n1"}, {"n1"}}}}))
+	put := Op{Process: 1, Func: Put, Level: Linearizable, Key: "a", Partition: 1, Value: "<1>", Node: "n1"}
 	check(r.Invoke(&put))
-	get := Op{Process: 2, Func: Get, Level: Linearizable, Key: "a", Node: "n1"}
+	get := Op{Process: 2, Func: Get, Level: Linearizable, Key: "a", Partition: 1, Node: "n1"}
 	check(r.Invoke(&get))
 	check(r.Write(Event{Type: TypeFault, Fault: &Fault{Number: 0, Kind: "cut-one", Nodes: []string{"n1"}}}))
 	put.Outcome, put.Version = OK, "4-7-n1-aaaa"
@@ -49,8 +49,8 @@ func TestReadTakesBackWhatWasRecorded(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Op{
-		{ID: 0, Process: 1, Func: Put, Level: Linearizable, Key: "a", Value: "<1>", Node: "n1", Outcome: OK, Version: "4-7-n1-aaaa", Invoke: 2 * time.Millisecond, Return: 5 * time.Millisecond},
-		{ID: 1, Process: 2, Func: Get, Level: Linearizable, Key: "a", Value: "<1>", Node: "n1", Outcome: OK, Found: true, Version: "4-7-n1-aaaa", Invoke: 3 * time.Millisecond, Return: 6 * time.Millisecond},
+		{ID: 0, Process: 1, Func: Put, Level: Linearizable, Key: "a", Partition: 1, Value: "<1>", Node: "n1", Outcome: OK, Version: "4-7-n1-aaaa", Invoke: 2 * time.Millisecond, Return: 5 * time.Millisecond},
+		{ID: 1, Process: 2, Func: Get, Level: Linearizable, Key: "a", Partition: 1, Value: "<1>", Node: "n1", Outcome: OK, Found: true, Version: "4-7-n1-aaaa", Invoke: 3 * time.Millisecond, Return: 6 * time.Millisecond},
 		{ID: 2, Process: 1, Func: Put, Level: Eventual, Key: "b", Value: "2", Invoke: 7 * time.Millisecond},
 	}
 	if !reflect.DeepEqual(h.Ops, want) {
@@ -82,13 +82,20 @@ func TestReadRefuses(t *testing.T) {
 	run := `{"type":"run","at":0,"run":{"format":1}}` + "\n"
 	invoke := `{"type":"invoke","at":1,"op":{"id":0,"process":1,"f":"put","level":"linearizable","key":"a","value":"1"}}` + "\n"
 	for name, c := range map[string]struct{ text, want string }{
-		"nothing":              {"", "empty"},
-		"no run":               {invoke, "begins with"},
-		"two runs":             {run + run, "begins with"},
-		"another format":       {`{"type":"run","at":0,"run":{"format":2}}` + "\n", "format 2"},
-		"not JSON":             {run + "x\n", "invalid character"},
-		"an unknown type":      {run + `{"type":"x","at":1}` + "\n", "unknown type"},
-		"back in time":         {run + `{"type":"note","at":-1,"note":"x"}` + "\n", "after one at"},
+		"nothing":                       {"", "empty"},
+		"no run":                        {invoke, "begins with"},
+		"two runs":                      {run + run, "begins with"},
+		"another format":                {`{"type":"run","at":0,"run":{"format":2}}` + "\n", "format 2"},
+		"not JSON":                      {run + "x\n", "invalid character"},
+		"an unknown type":               {run + `{"type":"x","at":1}` + "\n", "unknown type"},
+		"back in time":                  {run + `{"type":"note","at":-1,"note":"x"}` + "\n", "after one at"},
+		"a placement of another number": {`{"type":"run","at":0,"run":{"format":1,"partitions":2,"placement":[["n1"]]}}` + "\n", "1 partitions are placed, of 2"},
+		"a partition that nobody holds": {
+			`{"type":"run","at":0,"run":{"format":1,"partitions":1,"placement":[["n1"]]}}` + "\n" + strings.Replace(invoke, `"f"`, `"partition":1,"f"`, 1), "partition 1 of 1",
+		},
+		"another partition": {
+			run + invoke + `{"type":"ok","at":2,"op":{"id":0,"process":1,"f":"put","level":"linearizable","key":"a","value":"1","partition":1,"outcome":"ok"}}` + "\n", "ends as another",
+		},
 		"a number left out":    {run + strings.Replace(invoke, `"id":0`, `"id":1`, 1), "invoked as number 0"},
 		"an end without begin": {run + strings.Replace(invoke, "invoke", "ok", 1), "had not begun"},
 		"another outcome": {

@@ -105,6 +105,9 @@ func (h *History) add(line []byte, first bool) error {
 		if h.Run = *e.Run; h.Run.Format != Format {
 			return fmt.Errorf("format %d: this program reads %d", h.Run.Format, Format)
 		}
+		if placed := len(h.Run.Placement); placed != 0 && placed != h.Run.Partitions {
+			return fmt.Errorf("%d partitions are placed, of %d", placed, h.Run.Partitions)
+		}
 	case TypeInvoke:
 		if e.Op == nil {
 			return missing
@@ -166,6 +169,9 @@ func (h *History) invoke(o Op, at time.Duration) error {
 	if o.ID != len(h.Ops) || o.ID >= MaxOps {
 		return fmt.Errorf("operation %d is invoked as number %d", o.ID, len(h.Ops))
 	}
+	if placed := len(h.Run.Placement); o.Partition < -1 || placed != 0 && o.Partition >= placed {
+		return fmt.Errorf("operation %d is in partition %d of %d", o.ID, o.Partition, placed)
+	}
 	o.Invoke, o.Return, o.Outcome = at, 0, ""
 	h.Ops = append(h.Ops, o)
 	return nil
@@ -181,7 +187,7 @@ func (h *History) complete(o Op, t Type, at time.Duration) error {
 		return fmt.Errorf("operation %d ends twice", o.ID)
 	case o.Outcome != Outcome(t):
 		return fmt.Errorf("operation %d ends as %q on a line of type %q", o.ID, o.Outcome, t)
-	case o.Process != began.Process || o.Func != began.Func || o.Level != began.Level || o.Key != began.Key ||
+	case o.Process != began.Process || o.Func != began.Func || o.Level != began.Level || o.Key != began.Key || o.Partition != began.Partition ||
 		o.Write() && o.Value != began.Value:
 		return fmt.Errorf("operation %d ends as another than it began", o.ID)
 	}
