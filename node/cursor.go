@@ -159,7 +159,7 @@ func (m *remotePages) take(got page) error {
 	if got.end == nil {
 		return nil // the goodbye to a cursor, or a page after the last
 	}
-	seen, err := m.router.sessions.past(got.end.GetSession())
+	seen, err := m.router.sessions.read(got.end.GetSession())
 	if err != nil {
 		return fmt.Errorf("answer of %s: %w", m.node, err)
 	}

@@ -86,6 +86,26 @@ func TestPowerCuts(t *testing.T) {
 	})
 }
 
+// All machines lose their power at once, the moment after they have acknowledged.
+func TestAcknowledgedIsOnDisk(t *testing.T) {
+	inCluster(t, 3, func(w *world) {
+		key, other := keyIn(0, 4, 1), keyIn(0, 4, 2)
+		n1 := w.machines[0]
+		for round := range 3 {
+			value := fmt.Sprint("v", round)
+			n1.mustWrite(ask{}, key, value)
+			n1.mustWrite(ask{level: eventual}, other, value)
+			for _, m := range w.machines {
+				m.crash(0)
+			}
+			w.startAll()
+			w.awaitReady(w.machines...)
+			n1.mustRead(ask{}, key, value)
+			n1.mustRead(ask{level: eventual}, other, value)
+		}
+	})
+}
+
 func (w *world) shuffle(machines []*machine) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -17,6 +17,7 @@ import (
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
 	"github.com/capstan-kv/capstan/replication/exchange"
+	"github.com/capstan-kv/capstan/storage/fault"
 )
 
 const (
@@ -237,7 +238,7 @@ func (r *router) heardBy(p partition.ID, token string) string {
 	if r.exchange == nil || token == "" {
 		return token
 	}
-	seen, err := r.sessions.past(token)
+	seen, err := r.sessions.read(token)
 	if err != nil {
 		return token
 	}
@@ -297,7 +298,7 @@ const (
 // a definite refusal that another replica, or the same one a little later,
 // need not repeat.
 func verdict(e *replication.Error, write bool) next {
-	if write && e.Outcome != replication.NotApplied {
+	if write && e.Outcome != replication.NotApplied && !fault.On(fault.RetryUnknown) {
 		return giveUp
 	}
 	switch {

@@ -168,6 +168,33 @@ func TestSnapshotSettlesWhatItHolds(t *testing.T) {
 	}, g.guard)
 }
 
+// A node's write is promoted by others while it is down, and what it comes back to
+// is a snapshot: by that it must know that the write is decided, also as the
+// leader that it becomes.
+func TestSnapshotHasTheRecordOfPromotedDots(t *testing.T) {
+	inCluster(t, 3, func(w *world) {
+		n1, n2, n3 := w.machines[0], w.machines[1], w.machines[2]
+		key := keyIn(0, 4, 1)
+		r := n3.mustWrite(ask{level: eventual, acks: 3}, key, "once")
+		n3.crash(0)
+		n1.mustBecome(r.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
+		n1.mustRead(ask{}, key, "once")
+		for i := range 200 {
+			n1.mustWrite(ask{}, keyIn(0, 4, 2+i%5), fmt.Sprint(i))
+		}
+		for _, m := range []*machine{n1, n2} {
+			if err := m.running().replicas.replica(0).group.CutLog(1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n3.start()
+		w.awaitReady(w.machines...)
+		w.awaitNoBacklog()
+		n3.mustBecome(r.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
+		w.compareReplicas(w.machines...)
+	})
+}
+
 // skewed lets each machine's clock be wrong.
 type skewed struct {
 	mu sync.Mutex

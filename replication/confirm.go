@@ -10,6 +10,7 @@ import (
 
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/storage"
+	"github.com/capstan-kv/capstan/storage/fault"
 )
 
 // Term confirmation: how a leader of term T proves that a read may be served.
@@ -301,5 +302,13 @@ func (g *Group) ballot() (ballot, error) {
 	if term := g.raft.CurrentTerm(); term != lead.term {
 		return ballot{}, newerTerm{lead.term, term}
 	}
-	return ballotOf(configuration, g.self, lead.term, index), nil
+	b := ballotOf(configuration, g.self, lead.term, index)
+	if fault.On(fault.ReadUnconfirmed) {
+		b.needed = 0
+	}
+	if fault.On(fault.VerifyLeader) {
+		b.needed = 0
+		return b, g.raft.VerifyLeader().Error()
+	}
+	return b, nil
 }

@@ -244,7 +244,7 @@ func (g *Group) onApplied(uint64, uint64) {
 	if g.lead() != nil {
 		g.host.notices.mark(g)
 	}
-	if g.fsm.bytes.Load() >= snapshotBytes {
+	if g.fsm.due() {
 		signal(g.snapshots)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/capstan-kv/capstan/storage/fault"
 )
 
 // lead is proof that this replica was elected for term: an entry that this
@@ -15,7 +17,13 @@ import (
 type lead struct{ term, index uint64 }
 
 // lead is the current proof, or nil.
-func (g *Group) lead() *lead { return g.proven.Load() }
+func (g *Group) lead() *lead {
+	l := g.proven.Load()
+	if fault.On(fault.ReadUnconfirmed) && l != nil && l.term != g.raft.CurrentTerm() {
+		return nil // that one is not given up when leadership ends
+	}
+	return l
+}
 
 // watchLeadership owns the group's leadership: it drains what Raft says about
 // it, proposes an own no-op at the start of a term and again when that fails,
@@ -55,6 +63,9 @@ func (g *Group) watchLeadership() {
 		select {
 		case leading = <-g.notify:
 			g.clearLead()
+			if fault.On(fault.FreshLeader) && leading {
+				g.proven.Store(&lead{term: g.raft.CurrentTerm()})
+			}
 			pause = 0
 			prove()
 		case err := <-done:
@@ -151,6 +162,9 @@ func (g *Group) noopApplied(n nonce, index, term uint64) {
 }
 
 func (g *Group) clearLead() {
+	if fault.On(fault.ReadUnconfirmed) && g.lead() != nil {
+		return
+	}
 	g.leadMu.Lock()
 	had := g.proven.Swap(nil) != nil
 	g.expected = nil

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/storage/fault"
 )
 
 // reach counts the voters that were heard from lately, self included, and how
@@ -44,6 +45,9 @@ func (g *Group) Refuses() error { return g.refusal() }
 func (g *Group) refusal() error {
 	if err := g.unusable(); err != nil {
 		return err
+	}
+	if (fault.On(fault.ReadUnconfirmed) || fault.On(fault.VerifyLeader)) && g.lead() != nil {
+		return nil
 	}
 	now := time.Now()
 	if now.Sub(g.opened) < g.host.timing.Election {

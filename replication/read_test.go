@@ -408,6 +408,42 @@ func TestFirstReadWaitsForOwnNoop(t *testing.T) {
 	})
 }
 
+// A leader falls silent before anybody hears that its last write is committed.
+// Who comes after it has the entry, and must not read what was before it, also
+// not in the time that the disk takes for the new term's first entries.
+func TestFreshLeaderReadsWhatWasAcknowledged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3, func(c *cluster) { c.timing.Commit = time.Hour })
+		defer c.close()
+		old := c.leader()
+		old.mustPut("k", "before")
+		for _, n := range c.others(old) {
+			n.mustGet("k", "before")
+		}
+		c.fabric.mu.Lock()
+		c.fabric.dropNotices = true
+		c.fabric.mu.Unlock()
+		old.mustPut("k", "after")
+		rest := c.others(old)
+		old.kill()
+		for _, n := range rest {
+			n.store.fsync.Store(int64(400 * time.Millisecond))
+		}
+		reads := make(chan string, len(rest))
+		for _, n := range rest {
+			go func() {
+				v, err := n.get("k", 20*time.Second)
+				reads <- fmt.Sprint(v, err)
+			}()
+		}
+		for range rest {
+			if got := <-reads; got != "after<nil>" {
+				t.Errorf("behind the old leader's back was read %s", got)
+			}
+		}
+	})
+}
+
 func TestNoQuorumIsRefusedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 3)

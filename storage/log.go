@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/storage/fault"
 )
 
 const (
@@ -296,6 +297,9 @@ func (l *Log) leave() { l.use.RUnlock() }
 // Each commit runs on a goroutine of its own, which the caller leaves behind
 // once the database has failed (see logFreezeFS); b is then not used again.
 func (l *Log) commit(b *pebble.Batch, o *pebble.WriteOptions) error {
+	if fault.On(fault.AckBeforeFsync) {
+		o = pebble.NoSync
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

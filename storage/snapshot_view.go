@@ -5,6 +5,8 @@ import (
 	"io"
 
 	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/capstan-kv/capstan/storage/fault"
 )
 
 // WriteTo streams the view. It holds one chunk in memory, and reads the data
@@ -47,6 +49,9 @@ func (v *ReplicaView) stream(it *pebble.Iterator, s *streamWriter) error {
 		}
 		if kind == kindApplied {
 			continue // the head has it
+		}
+		if kind == kindPromoted && fault.On(fault.SnapshotWithoutDots) {
+			continue
 		}
 		value, err := it.ValueAndErr()
 		if err != nil {

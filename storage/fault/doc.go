@@ -7,7 +7,9 @@
 //
 //	if t.Base < floor && !fault.On(fault.FloorIgnored) {
 //
-// The environment variable CAPSTAN_FAULT names the fault of a process.
+// The environment variable CAPSTAN_FAULT names the fault of a process. With
+// CAPSTAN_FAULT_SMALL_LOGS not empty it has no fault by that alone, and sends
+// snapshots where another would send entries ([SmallLogs]).
 package fault
 
 // Fault names one thing done wrong.
@@ -41,10 +43,29 @@ const (
 	// FloorIgnored collects tombstones without a floor: at once, and judges
 	// eventual writes as if there were none.
 	FloorIgnored Fault = "floor-ignored"
+	// AckBeforeFsync counts what is written to the log database as durable
+	// before it is: entries, votes and eventual writes.
+	AckBeforeFsync Fault = "ack-before-fsync"
+	// ReadUnconfirmed has a leader answer linearizable reads without asking
+	// anybody, until it hears of another one.
+	ReadUnconfirmed Fault = "read-unconfirmed"
+	// VerifyLeader trusts the Raft library's own check of leadership instead of
+	// asking the voters for their terms.
+	VerifyLeader Fault = "verify-leader"
+	// FreshLeader has a leader serve before it has applied an entry of its term.
+	FreshLeader Fault = "fresh-leader"
+	// RetryUnknown sends a write a second time after an outcome that is not known.
+	RetryUnknown Fault = "retry-unknown"
+	// SessionIgnored answers requests as if they came without a session.
+	SessionIgnored Fault = "session-ignored"
+	// SnapshotWithoutDots leaves the record of promoted dots out of a snapshot.
+	SnapshotWithoutDots Fault = "snapshot-without-dots"
 )
 
 // All are the faults that can be planted.
 var All = []Fault{
 	SkipBase, IncumbentBase, ForgetDot, ReuseDot, ForgetEarly, DropHint, SessionEarly,
 	TokenWithoutBase, TokenWithoutTimestamp, PromoteTwice, FarFuture, FloorIgnored,
+	AckBeforeFsync, ReadUnconfirmed, VerifyLeader, FreshLeader, RetryUnknown, SessionIgnored,
+	SnapshotWithoutDots,
 }
