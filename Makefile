@@ -10,15 +10,19 @@ LINT     := $(GO) tool -modfile=.tools/lint/go.mod
 GENERATE := $(GO) tool -modfile=.tools/generate/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test race lint generate bench clean
+.PHONY: help build build-faults run test race lint generate bench clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/capstan
 	@test -e $(BIN)/capstan || echo "building bin/capstan: about a minute the first time" >&2
 	@mkdir -p $(BIN)
 	@$(GO) build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+build-faults: ## build bin/capstan-faults, which does things wrong when told to: for tests only
+	@mkdir -p $(BIN)
+	@$(GO) build -tags capstan_faults -ldflags '$(LDFLAGS)' -o $(BIN)/capstan-faults ./cmd/capstan
 
 run: build ## start a three-node cluster on loopback; Ctrl-C stops it and deletes its data
 	@$(BIN)/capstan demo
@@ -31,6 +35,7 @@ race: ## run all tests under the race detector
 
 lint: ## formatting, static analysis, protos, and that generated code is current
 	$(LINT) golangci-lint run
+	$(GO) vet -tags capstan_faults ./...
 	@$(MAKE) --no-print-directory generate-check
 
 generate: ## regenerate the code made from the protos (no network needed)

@@ -165,4 +165,5 @@ func errLogElsewhere(kind string) error {
 // boltMark says, in the log database, that a replica's log is a bolt file.
 const boltMark = "node/bolt"
 
-func onDisk(fs vfs.FS) bool { return fs == vfs.Default }
+// onDisk looks through what stands before the machine's file system.
+func onDisk(fs vfs.FS) bool { return vfs.Root(fs) == vfs.Default }

@@ -50,6 +50,9 @@ type serving struct {
 	dir, log string
 	args     []string
 	disk     string // size of a disk of its own, if not empty
+	binary   string // another build than this one, if not empty
+	env      []string
+	control  string // the path of its control file, if it can be bent
 
 	cmd    *exec.Cmd
 	exited chan struct{} // of the latest process
@@ -136,6 +139,10 @@ func (n *serving) start() {
 	}
 	defer log.Close()
 	cmd := capstan(context.Background(), append([]string{"serve"}, n.args...)...)
+	if n.binary != "" {
+		cmd.Path = n.binary
+	}
+	cmd.Env = append(cmd.Env, n.env...)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, []*os.File{n.c.pipe}
 	if n.disk != "" {
 		ownDisk(cmd, n.disk, n.dir)

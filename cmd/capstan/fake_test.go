@@ -39,6 +39,9 @@ const (
 // beforeWhole prepares what the whole program is to find.
 var beforeWhole = func() {}
 
+// afterTests undo what tests have made for each other.
+var afterTests []func()
+
 func TestMain(m *testing.M) {
 	switch os.Getenv(childVariable) {
 	case "":
@@ -50,7 +53,11 @@ func TestMain(m *testing.M) {
 	}
 	os.Unsetenv(endpointsVariable)
 	atOnce()
-	os.Exit(m.Run())
+	status := m.Run()
+	for _, after := range afterTests {
+		after()
+	}
+	os.Exit(status)
 }
 
 // clustersAtOnce is how many clusters tests run side by side, where nobody says

@@ -14,6 +14,11 @@ var version string
 // protocol is the public API's version.
 const protocol = "capstan.v1"
 
+// faults describes a build with planted faults: the tag capstan_faults.
+type faults struct {
+	Plantable []string // names for CAPSTAN_FAULT
+}
+
 func (p *program) versionCommand() *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
@@ -28,14 +33,24 @@ func (p *program) versionCommand() *cobra.Command {
 				if revision != "" {
 					revision = "  revision " + revision
 				}
-				return p.printf("capstan %s%s  %s  %s/%s  protocol %s\n", v, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH, protocol)
+				loud := ""
+				if faultBuild != nil {
+					loud = "  WITH PLANTED FAULTS: for tests only, never keep data with it"
+				}
+				return p.printf("capstan %s%s  %s  %s/%s  protocol %s%s\n", v, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH, protocol, loud)
 			case "json":
-				line, err := json.Marshal(struct {
-					Version  string `json:"version"`
-					Revision string `json:"revision"`
-					Go       string `json:"go"`
-					Protocol string `json:"protocol"`
-				}{v, revision, runtime.Version(), protocol})
+				out := struct {
+					Version   string   `json:"version"`
+					Revision  string   `json:"revision"`
+					Go        string   `json:"go"`
+					Protocol  string   `json:"protocol"`
+					Faults    bool     `json:"faults,omitempty"`
+					Plantable []string `json:"plantable,omitempty"`
+				}{Version: v, Revision: revision, Go: runtime.Version(), Protocol: protocol}
+				if faultBuild != nil {
+					out.Faults, out.Plantable = true, faultBuild.Plantable
+				}
+				line, err := json.Marshal(out)
 				if err != nil {
 					return err
 				}
