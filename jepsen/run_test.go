@@ -1,0 +1,71 @@
+//go:build linux
+
+package jepsen
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/capstan-kv/capstan/jepsen/check"
+	"github.com/capstan-kv/capstan/jepsen/history"
+	"github.com/capstan-kv/capstan/jepsen/lab"
+)
+
+// Five real nodes are cut in halves while clients work, and what they said holds.
+func TestRun(t *testing.T) {
+	if testing.Short() {
+		t.Skip("five processes for half a minute")
+	}
+	dir := filepath.Join(t.TempDir(), "run")
+	told := 0
+	o, err := Run(t.Context(), Config{
+		Binary: os.Getenv(binaryVariable), Dir: dir, Workloads: []string{"register"}, Nemeses: []string{"cut-halves"},
+		Seed: 1, TimeLimit: 10 * time.Second, Progress: func(Progress) { told++ },
+	})
+	if errors.Is(err, lab.ErrForbidden) {
+		t.Skip("NOT TESTED: ", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s: %s", o.Result.Verdict, o.Result.Sentence)
+	if o.Result.Verdict != check.Holds || told == 0 {
+		t.Errorf("%s, and progress was told %d times: %q, findings %v", o.Result.Verdict, told, o.Result.Void, o.Result.Findings)
+	}
+	h := o.History
+	if len(h.Faults) == 0 || !h.Faults[0].Healed || !h.Faults[0].Felt || len(h.Faults[0].Apart) != 2 {
+		t.Errorf("faults %+v", h.Faults)
+	}
+	final, refused := 0, 0
+	for _, op := range h.Ops {
+		if op.NodeID == "" {
+			t.Fatalf("nobody knows who answered %v", op)
+		}
+		if op.Final {
+			final++
+		}
+		if op.Reason == "NO_QUORUM" && op.Outcome == history.Fail {
+			refused++
+		}
+	}
+	if final == 0 || refused == 0 || h.End == nil || !h.End.Settled || !h.End.Asked || h.End.Failed != "" {
+		t.Errorf("%d final operations, %d refused, end %+v", final, refused, h.End)
+	}
+	if want := 8 * 3; len(h.Replicas) != want {
+		t.Errorf("%d replicas were looked at, want %d", len(h.Replicas), want)
+	}
+	if h.Run.Version == "" || len(h.Run.Placement) != 8 || len(h.Run.Placement[0]) != 3 {
+		t.Errorf("run %+v", h.Run)
+	}
+	for _, file := range []string{HistoryFile, ScheduleFile, ResultFile, "n1.log"} {
+		if info, err := os.Stat(filepath.Join(dir, file)); err != nil || info.Size() == 0 {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "n1")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the data of n1 is left: %v", err)
+	}
+}
