@@ -79,10 +79,16 @@ type CheckerResult struct {
 	Name string `json:"name"`
 	What string `json:"what"`
 	OK   bool   `json:"ok"`
+	// Found counts its findings; Result.Findings has the first maxFindings of them.
+	Found int `json:"found,omitempty"`
 	// Seen counts the operations that it judged.
 	Seen   int    `json:"seen"`
 	Detail string `json:"detail,omitempty"`
 }
+
+// maxFindings of one checker are shown: where much is wrong, all of it is not worth
+// reading.
+const maxFindings = 10
 
 // Options of Check. Those that are 0 have the value that is said.
 type Options struct {
@@ -115,9 +121,9 @@ func Check(h *history.History, o Options) *Result {
 				f := &j.Findings[i]
 				f.Workload, f.Checker = workload, c.Name
 			}
-			r.Findings = append(r.Findings, j.Findings...)
+			r.Findings = append(r.Findings, j.Findings[:min(len(j.Findings), maxFindings)]...)
 			r.Void = append(r.Void, j.Void...)
-			results = append(results, CheckerResult{Name: c.Name, What: c.What, OK: len(j.Findings) == 0, Seen: j.Seen, Detail: j.Detail})
+			results = append(results, CheckerResult{Name: c.Name, What: c.What, OK: len(j.Findings) == 0, Found: len(j.Findings), Seen: j.Seen, Detail: j.Detail})
 		}
 		return results
 	}
@@ -126,6 +132,7 @@ func Check(h *history.History, o Options) *Result {
 		r.Workloads = append(r.Workloads, WorkloadResult{Name: name, Checkers: run(name, of[name]), Counts: count(of[name])})
 	}
 	r.Run = run("", all)
+	r.Stats.Fates = countFates(h, names(h, of))
 	void, unfelt := judgeRun(h, r.Workloads, o)
 	r.Void, r.Unfelt = append(void, r.Void...), unfelt
 	undecided := func(f Finding) bool { return f.Undecided }

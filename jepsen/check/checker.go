@@ -39,6 +39,10 @@ type Judgement struct {
 // checkers of this package, a line each: those of one workload together.
 var checkers = []Checker{
 	registerRule13, registerAnswers, registerVersions,
+	setLost, setStale, setDuplicated, setPhantom, setForked,
+	counterBounds, counterMonotonic, counterFinal,
+	mixedRule13, mixedRule6, mixedAnswers, mixedNodes, mixedVersions, mixedFates, mixedConverged,
+	eventualConverged, eventualFates, eventualOrder, eventualAnswers, eventualNodes,
 }
 
 // Checkers gives those of a workload; of "", those of every run.

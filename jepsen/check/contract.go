@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -63,6 +64,9 @@ func translate(ops []*history.Op, end *contract.End) (*translated, *Finding) {
 		case history.IfVersion:
 			c.Condition = contract.IfValue
 		}
+		if c.Level == contract.Bounded && !o.StalenessKnown {
+			c.Staleness = c.MaxStaleness // that is all it says
+		}
 		switch {
 		case o.Outcome == history.OK:
 		case o.Mismatch:
@@ -87,8 +91,8 @@ func translate(ops []*history.Op, end *contract.End) (*translated, *Finding) {
 }
 
 // ending is what the cluster ended with, nil if it was not asked for, or had not
-// come to rest.
-func ending(h *history.History) (*contract.End, error) {
+// come to rest. What can not be read is a finding.
+func ending(h *history.History) (*contract.End, *Finding) {
 	if h.End == nil || !h.End.Asked || !h.End.Settled {
 		return nil, nil
 	}
@@ -96,25 +100,22 @@ func ending(h *history.History) (*contract.End, error) {
 	for _, f := range h.Fates {
 		fate := contract.Fate{Kind: fateKinds[f.Fate]}
 		if fate.Kind == 0 {
-			return nil, fmt.Errorf("operation %d has the fate %q", f.Op, f.Fate)
+			return nil, &Finding{Key: h.Ops[f.Op].Key, Why: fmt.Sprintf("%q is no fate", f.Fate), Ops: show(&h.Ops[f.Op])}
 		}
 		if f.Version != "" {
 			v, err := version(f.Version)
 			if err != nil {
-				return nil, fmt.Errorf("fate of operation %d: %w", f.Op, err)
+				return nil, &Finding{Key: h.Ops[f.Op].Key, Why: "its fate: " + err.Error(), Ops: show(&h.Ops[f.Op])}
 			}
 			fate.Version = v
 		}
 		end.Fates[f.Receipt] = fate
 	}
 	for _, c := range h.Conflicts {
-		losing, err := version(c.Losing)
-		if err != nil {
-			return nil, fmt.Errorf("conflict of %s: %w", c.Key, err)
-		}
-		winning, err := version(c.Winning)
-		if err != nil {
-			return nil, fmt.Errorf("conflict of %s: %w", c.Key, err)
+		losing, err1 := version(c.Losing)
+		winning, err2 := version(c.Winning)
+		if err := cmp.Or(err1, err2); err != nil {
+			return nil, &Finding{Key: c.Key, Why: "a conflict: " + err.Error()}
 		}
 		end.Conflicts = append(end.Conflicts, contract.Conflict{
 			Key: c.Key, Value: c.Value, Delete: c.Delete, Losing: losing, Winning: winning, StaleBase: c.Cause == "stale-base",
@@ -149,9 +150,9 @@ func byContract(check func(*contract.History, Options) []contract.Violation, jud
 				j.Seen++
 			}
 		}
-		end, err := ending(v.History)
-		if err != nil {
-			return Judgement{Findings: []Finding{{Why: err.Error()}}}
+		end, malformed := ending(v.History)
+		if malformed != nil {
+			return Judgement{Findings: []Finding{*malformed}}
 		}
 		t, malformed := translate(v.Ops, end)
 		if malformed != nil {

@@ -16,7 +16,7 @@ func sentence(h *history.History, r *Result) string {
 		f := r.Findings[0]
 		f.Ops = nil
 		s := "Violated: " + f.String()
-		if n := len(r.Findings) - 1; n > 0 {
+		if n := found(r) - 1; n > 0 {
 			s += fmt.Sprintf(" (and %d more)", n)
 		}
 		return s + "."
@@ -40,6 +40,19 @@ func sentence(h *history.History, r *Result) string {
 		s += ", without faults"
 	}
 	return s + fmt.Sprintf("; %d checkers found nothing.", checkers)
+}
+
+// found counts all findings, also those that are not shown.
+func found(r *Result) (n int) {
+	for _, c := range r.Run {
+		n += c.Found
+	}
+	for _, w := range r.Workloads {
+		for _, c := range w.Checkers {
+			n += c.Found
+		}
+	}
+	return n
 }
 
 // kinds of faults that there were.

@@ -45,6 +45,17 @@ func (k *keys) pick(random *rand.Rand) string {
 	return at.name
 }
 
+// use takes one more operation of a key, if it is not used up.
+func (k *keys) use(name string) bool {
+	for i := range k.active {
+		if at := &k.active[i]; at.name == name && at.ops < k.most {
+			at.ops++
+			return true
+		}
+	}
+	return false
+}
+
 // all names that there have been.
 func (k *keys) all() []string {
 	var names []string

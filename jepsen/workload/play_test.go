@@ -202,3 +202,66 @@ func TestRegister(t *testing.T) {
 		t.Errorf("of %d conditional writes %d succeed", conditional, held)
 	}
 }
+
+func TestChainsBuildOnWhatStoodThere(t *testing.T) {
+	for _, w := range []Workload{set, counter} {
+		t.Run(w.Name, func(t *testing.T) {
+			ops, _ := play(w, config, 400)
+			held, failed, elements := 0, 0, map[string]bool{}
+			for _, o := range ops {
+				switch {
+				case o.Func != history.Put:
+				case o.Condition == history.Always || o.Condition == history.IfVersion && o.ExpectVersion == "":
+					t.Fatalf("a write without a condition: %v", o)
+				case o.Element == "" || o.Value == o.Expect:
+					t.Fatalf("nothing is added: %v", o)
+				case o.Outcome == history.OK:
+					held++
+				default:
+					failed++
+				}
+				if o.Func == history.Put && w.Name == "set" {
+					if elements[o.Element] {
+						t.Fatalf("added twice: %v", o)
+					}
+					elements[o.Element] = true
+				}
+			}
+			// Both: writers meet, and get through.
+			if held < len(ops)/10 || failed < len(ops)/50 {
+				t.Errorf("of %d operations %d add and %d are refused", len(ops), held, failed)
+			}
+		})
+	}
+}
+
+func TestLevels(t *testing.T) {
+	for _, w := range []Workload{mixed, eventual} {
+		t.Run(w.Name, func(t *testing.T) {
+			ops, final := play(w, config, 400)
+			unique(t, ops)
+			if len(final) != len(perKey(ops))*(1+len(config.Nodes)) {
+				t.Errorf("%d final operations of %d keys", len(final), len(perKey(ops)))
+			}
+			kinds := map[string]int{}
+			for _, o := range ops {
+				kinds[fmt.Sprint(o.Level, " ", o.Func, " ", o.Condition)]++
+				if o.Condition == history.IfVersion && o.ExpectVersion == "" || (o.Level == history.Bounded) != (o.MaxStaleness > 0) {
+					t.Fatalf("no node would take %v", o)
+				}
+			}
+			if want := map[string]int{"mixed": 10, "eventual": 3}[w.Name]; len(kinds) != want {
+				t.Errorf("%d kinds of operations, want %d: %v", len(kinds), want, kinds)
+			}
+			// A final read in a session comes after the linearizable one, whose state it
+			// must have.
+			seen := map[string]bool{}
+			for _, o := range final {
+				if o.Session == "" || !seen[o.Session] && o.Level != history.Linearizable {
+					t.Fatalf("nothing before %v", o)
+				}
+				seen[o.Session] = true
+			}
+		})
+	}
+}

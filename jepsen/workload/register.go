@@ -71,9 +71,5 @@ func (r *registers) Done(slot int, op history.Op) {
 func (r *registers) Final() []history.Op {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var ops []history.Op
-	for i, key := range r.keys.all() {
-		ops = append(ops, history.Op{Func: history.Get, Level: history.Linearizable, Key: key, Node: r.nodes[i%len(r.nodes)]})
-	}
-	return ops
+	return readOnce(r.keys, r.nodes)
 }

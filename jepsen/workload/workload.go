@@ -58,6 +58,10 @@ type Generator interface {
 // workloads of this package, a line each.
 var workloads = []Workload{
 	register,
+	set,
+	counter,
+	mixed,
+	eventual,
 }
 
 // All are the workloads, by name.
