@@ -23,6 +23,8 @@ func (j journal) replication(e replication.Event) {
 		j.log.Debug("leader changed", "replica", e.Replica, "leader", e.Leader.Node, "term", e.Term)
 	case replication.LeadershipProven:
 		j.log.Info("leading", "replica", e.Replica, "term", e.Term)
+	case replication.LeaderMissed:
+		j.log.Info("no leader is heard by a quorum: standing for election", "replica", e.Replica, "silent", e.For)
 	case replication.LeadershipLost:
 		j.log.Info("no longer leading", "replica", e.Replica)
 	case replication.ReplicaFailed:

@@ -21,13 +21,16 @@
 //   - Every error says whether the operation may have happened (refuse.go).
 //   - A bounded read is answered only with a read index that was asked for
 //     within its bound and is applied (bounded.go).
+//   - A replica stands for election out of turn only where a quorum of voters
+//     says that it hears no leader (failover.go).
 //   - A follower is told of commits only by naming (index, term) pairs that
 //     the leader has applied (notice.go).
 //
 // What the Raft library's timers do slowly is done by events here, so that
 // CommitTimeout can be long: followers learn of commits by notices, say when
-// they lack entries, and a peer that was silent is sent its backlog the moment
-// it is heard (patience.go).
+// they lack entries, a peer that was silent is sent its backlog the moment it is
+// heard (patience.go), and voters that miss their leader ask each other and
+// choose another (failover.go).
 //
 // The raftlog package stores logs, the transport package carries frames;
 // package node wires them together. This package imports neither: it declares

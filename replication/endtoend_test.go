@@ -2,9 +2,13 @@ package replication
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,6 +35,8 @@ type wholeNode struct {
 	host      *Host
 	groups    []*Group
 	closers   []func() error
+	dead      atomic.Bool  // dials nobody any more
+	missed    atomic.Int64 // LeaderMissed events
 }
 
 // asPeers is the transport as a host wants it.
@@ -48,7 +54,7 @@ func (s asStager) Stage(_ context.Context, r io.Reader) ([]byte, func(), error) 
 	return ticket, func() { s.Drop(ticket) }, err
 }
 
-func startWhole(t testing.TB, network *memnet.Network, disk vfs.FS, id partition.NodeID, members []Member, groups int) *wholeNode {
+func startWhole(t testing.TB, network *memnet.Network, disk vfs.FS, id partition.NodeID, members []Member, groups int, first ...partition.NodeID) *wholeNode {
 	t.Helper()
 	n := &wholeNode{t: t, id: id, disk: disk, network: network}
 	check := func(err error) {
@@ -64,11 +70,21 @@ func startWhole(t testing.TB, network *memnet.Network, disk vfs.FS, id partition
 	listener, err := at.Listen(":7821")
 	check(err)
 	n.transport, err = transport.New(transport.Config{
-		Self: id, Incarnation: 1, Start: 1, Listener: listener, Dial: at.Dial,
+		Self: id, Incarnation: 1, Start: 1, Listener: listener,
+		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
+			if n.dead.Load() {
+				return nil, errors.New("dead")
+			}
+			return at.Dial(ctx, addr)
+		},
 		Resolve: func(p partition.NodeID) (string, bool) { return string(p) + ":7821", true },
 	})
 	check(err)
-	n.host, err = NewHost(HostConfig{Self: id, Peers: asPeers{n.transport}})
+	n.host, err = NewHost(HostConfig{Self: id, Peers: asPeers{n.transport}, Events: func(e Event) {
+		if _, ok := e.(LeaderMissed); ok {
+			n.missed.Add(1)
+		}
+	}})
 	check(err)
 	for i := range groups {
 		r := storage.Replica{Group: storage.GroupID(i + 1), Generation: 1}
@@ -85,7 +101,7 @@ func startWhole(t testing.TB, network *memnet.Network, disk vfs.FS, id partition
 		tr.SetStager(asStager{snapshots})
 		g, err := n.host.Open(GroupConfig{
 			Replica: r, Store: store, Snapshots: snapshots, Transport: tr, Machine: machine,
-			Bootstrap: members, Campaign: members[i%len(members)].Node == id, Stalled: store.Stalled,
+			Bootstrap: members, Campaign: len(first) == 0 && members[i%len(members)].Node == id || slices.Contains(first, id), Stalled: store.Stalled,
 		})
 		check(err)
 		n.machines = append(n.machines, machine)

@@ -29,6 +29,13 @@ type LeadershipProven struct {
 // LeadershipLost: the replica leads no more.
 type LeadershipLost struct{ Replica storage.Replica }
 
+// LeaderMissed: a quorum of voters has heard no leader for too long, this
+// replica for that long, and it stands for election in their name.
+type LeaderMissed struct {
+	Replica storage.Replica
+	For     time.Duration
+}
+
 // ReplicaFailed: the replica has stopped for good and serves nothing.
 type ReplicaFailed struct {
 	Replica storage.Replica
@@ -61,6 +68,7 @@ type RaftWarning struct {
 func (LeaderObserved) event()   {}
 func (LeadershipProven) event() {}
 func (LeadershipLost) event()   {}
+func (LeaderMissed) event()     {}
 func (ReplicaFailed) event()    {}
 func (DiskStalled) event()      {}
 func (DiskRecovered) event()    {}

@@ -213,6 +213,28 @@ type fabricTransport struct {
 	consumer chan raft.RPC
 	stalled  atomic.Pointer[func() bool]
 	appends  atomic.Int64 // append requests sent, heartbeats excepted
+
+	heardMu   sync.Mutex
+	heardTerm uint64
+	heardAt   time.Time
+}
+
+func (t *fabricTransport) LeaderHeard() (uint64, time.Time) {
+	t.heardMu.Lock()
+	defer t.heardMu.Unlock()
+	return t.heardTerm, t.heardAt
+}
+
+func (t *fabricTransport) hear(args any) {
+	a, ok := args.(*raft.AppendEntriesRequest)
+	if !ok {
+		return
+	}
+	t.heardMu.Lock()
+	defer t.heardMu.Unlock()
+	if a.Term >= t.heardTerm {
+		t.heardTerm, t.heardAt = a.Term, time.Now()
+	}
 }
 
 // rpcTimeout is above any fsync in the tests.
@@ -254,6 +276,7 @@ func (t *fabricTransport) rpc(target raft.ServerAddress, args any, r io.Reader) 
 	if to == nil {
 		return nil, errors.New("no such replica")
 	}
+	to.hear(args)
 	timer := time.NewTimer(rpcTimeout)
 	defer timer.Stop()
 	resp := make(chan raft.RPCResponse, 1)

@@ -37,6 +37,10 @@ type Transport interface {
 	Inject(command any) (response any, err error)
 	// SetStalled sets what says whether heartbeats must not be sent now.
 	SetStalled(stalled func() bool)
+	// LeaderHeard is the highest term that an append or heartbeat of a peer has
+	// named, and when the last one of that term came, whether Raft has turned
+	// to it yet or not. Zero if none ever did.
+	LeaderHeard() (term uint64, at time.Time)
 }
 
 // GroupConfig is one replica: what it is, what it writes to and what it
@@ -98,6 +102,8 @@ type Group struct {
 	caughtUp atomic.Bool
 	proven   atomic.Pointer[lead]
 	reachAt  atomic.Pointer[reachability]
+
+	succession succession
 
 	torn time.Time // since when it stands and believes in a leader; the watchdog's
 

@@ -59,6 +59,7 @@ type Host struct {
 	confirmations rounds[confirmation]
 	notices       *noticer
 	refresher     *refresher
+	attention     *attention
 
 	mu     sync.RWMutex
 	closed bool
@@ -87,13 +88,16 @@ func NewHost(c HostConfig) (*Host, error) {
 	h.confirmations.run = h.confirmRound
 	h.notices = newNoticer(h)
 	h.refresher = newRefresher(h)
+	h.attention = newAttention(t.watchInterval())
 	h.wg.Go(func() { h.notices.run(h.ctx) })
 	h.wg.Go(func() { h.refresher.run(h.ctx) })
-	h.wg.Go(func() { h.watchDisks(h.ctx) })
+	h.wg.Go(func() { h.watch(h.ctx) })
 	h.peers.Handle(KindConfirm, h.handleConfirm)
 	h.peers.Handle(KindReadIndex, h.handleReadIndex)
 	h.peers.Handle(KindNotice, h.handleNotice)
 	h.peers.Handle(KindBehind, h.handleBehind)
+	h.peers.Handle(KindSilence, h.handleSilence)
+	h.peers.Handle(KindStand, h.handleStand)
 	return h, nil
 }
 
@@ -192,7 +196,7 @@ func (h *Host) Close() error {
 	}
 	h.confirmations.close()
 	h.wg.Wait()
-	for _, kind := range []uint8{KindConfirm, KindReadIndex, KindNotice, KindBehind} {
+	for _, kind := range []uint8{KindConfirm, KindReadIndex, KindNotice, KindBehind, KindSilence, KindStand} {
 		h.peers.Handle(kind, nil)
 	}
 	var all []error

@@ -214,6 +214,7 @@ func FuzzDecodeMessages(f *testing.F) {
 	f.Add(encodeTerms([]termAnswer{{true, 7}, {}}))
 	f.Add(encodeNotices([]addressed{{storage.Replica{Group: 1, Generation: 2}, 3, notice{9, 4, 5}}}))
 	f.Add(encodeIndexes([]indexAnswer{{indexGiven, 8, notice{9, 4, 5}}, {indexNotLeader, 0, notice{}}}))
+	f.Add(encodeSilences([]silenceAnswer{{true, tip{4, 9}}, {}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		same := func(again []byte, err error) {
 			if err == nil && !bytes.Equal(again, b) {
@@ -228,6 +229,8 @@ func FuzzDecodeMessages(f *testing.F) {
 		same(encodeNotices(n), err)
 		i, err := decodeIndexes(b)
 		same(encodeIndexes(i), err)
+		s, err := decodeSilences(b)
+		same(encodeSilences(s), err)
 	})
 }
 
@@ -246,6 +249,10 @@ func TestMessagesRoundTrip(t *testing.T) {
 	}
 	indexes := []indexAnswer{{indexGiven, 4, notice{3, 1, 2}}, {status: indexUnconfirmed}}
 	if got, err := decodeIndexes(encodeIndexes(indexes)); err != nil || !reflect.DeepEqual(got, indexes) {
+		t.Errorf("%v, %v", got, err)
+	}
+	silences := []silenceAnswer{{true, tip{1 << 40, 7}}, {}}
+	if got, err := decodeSilences(encodeSilences(silences)); err != nil || !reflect.DeepEqual(got, silences) {
 		t.Errorf("%v, %v", got, err)
 	}
 	for _, bad := range []notice{{1, 0, 1}, {1, 3, 2}, {0, 1, 1}} {

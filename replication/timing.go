@@ -71,8 +71,18 @@ func (t Timing) confirmTimeout() time.Duration { return t.Heartbeat }
 // stalled. A shorter stall is weathered; a longer one would outlive the lease.
 func (t Timing) stallBound() time.Duration { return t.Lease }
 
+// silence is how long a voter hears no leader before it would have another:
+// longer than the lease by what an answer may take on its way, so that a leader
+// whose lease lasts is not missed by a quorum.
+func (t Timing) silence() time.Duration { return t.Heartbeat + t.Heartbeat/10 }
+
+// canvassTimeout bounds asking whether others miss a leader, too: above a slow
+// round trip, and short enough that a voter that vanished together with the
+// leader does not hold up the election of another.
+func (t Timing) canvassTimeout() time.Duration { return t.Election / 3 }
+
 // watchInterval is how often the watchdog looks: often enough to add little to
-// stallBound.
+// stallBound and silence.
 func (t Timing) watchInterval() time.Duration { return t.Lease / 8 }
 
 // recheck is how often a wait for a leader looks again whether a quorum is

@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// The watchdog finds leaders whose disk hangs.
+// The watchdog finds leaders whose disk hangs, candidates that are stuck, and
+// groups whose leader is gone (failover.go).
 //
 // A leader stores entries on the main loop and sends heartbeats from other
 // goroutines. While a write hangs it goes on telling its followers that it
@@ -15,16 +16,19 @@ import (
 // their timeout. When the write returns, the old leader finds its lease long
 // over, or the new leader's term, and steps down.
 
-func (h *Host) watchDisks(ctx context.Context) {
+func (h *Host) watch(ctx context.Context) {
 	ticker := time.NewTicker(h.timing.watchInterval())
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
+			now := time.Now()
+			h.attention.look(now)
 			for _, g := range h.all() {
 				g.checkDisk()
-				g.freeCandidate(time.Now())
+				g.freeCandidate(now)
 			}
+			h.seekLeaders(now)
 		case <-ctx.Done():
 			return
 		}

@@ -24,6 +24,12 @@ const (
 	// KindBehind tells a leader that a follower lacks entries: (group,
 	// generation of the leader's replica) each; no answer.
 	KindBehind uint8 = 4
+	// KindSilence asks whether replicas miss their leader: (group, generation)
+	// each, answered by (missing, log's last term and index) each, in order.
+	KindSilence uint8 = 5
+	// KindStand tells replicas to stand for election, if they still miss their
+	// leader: (group, generation) each; no answer.
+	KindStand uint8 = 6
 )
 
 // maxRecords a message: no node has that many groups.
@@ -110,6 +116,40 @@ func decodeTerms(b []byte) ([]termAnswer, error) {
 		terms[i] = termAnswer{exists: r[0] == 1, term: le.Uint64(r[1:])}
 	}
 	return terms, nil
+}
+
+// silenceAnswer is a voter's answer to whether it misses its leader, and if it
+// does where its log ends. No such replica misses nobody.
+type silenceAnswer struct {
+	missing bool
+	tip     tip
+}
+
+const silenceSize = 17
+
+func encodeSilences(answers []silenceAnswer) []byte {
+	b := newMessage(len(answers), silenceSize)
+	for _, a := range answers {
+		b = le.AppendUint64(le.AppendUint64(append(b, flag(a.missing)), a.tip.term), a.tip.index)
+	}
+	return b
+}
+
+func decodeSilences(b []byte) ([]silenceAnswer, error) {
+	n, body, err := records(b, silenceSize)
+	if err != nil {
+		return nil, err
+	}
+	answers := make([]silenceAnswer, n)
+	for i := range answers {
+		r := body[i*silenceSize:]
+		a := silenceAnswer{missing: r[0] == 1, tip: tip{le.Uint64(r[1:]), le.Uint64(r[9:])}}
+		if r[0] > 1 || !a.missing && a.tip != (tip{}) {
+			return nil, fmt.Errorf("%w: silence record % x", errMessage, r[:silenceSize])
+		}
+		answers[i] = a
+	}
+	return answers, nil
 }
 
 func flag(b bool) byte {

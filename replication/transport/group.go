@@ -49,6 +49,39 @@ type GroupTransport struct {
 	answering chan unanswered
 	stager    Stager
 	receiving *incomingSnapshot
+
+	heard heard
+}
+
+// heard is the last sign of a leader.
+type heard struct {
+	mu   sync.Mutex
+	term uint64
+	at   time.Time
+}
+
+// note takes note of a request, if it is one of a leader's. What an earlier
+// leader still says is no sign of the present one.
+func (h *heard) note(command any) {
+	a, ok := command.(*raft.AppendEntriesRequest)
+	if !ok {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if a.Term >= h.term {
+		h.term, h.at = a.Term, time.Now()
+	}
+}
+
+// LeaderHeard is the highest term that an append or heartbeat of a peer has
+// named, and when the last one of that term came, whether Raft has taken it
+// from the inbox yet or not, and also if there was no room. Zero if none ever
+// did.
+func (g *GroupTransport) LeaderHeard() (term uint64, at time.Time) {
+	g.heard.mu.Lock()
+	defer g.heard.mu.Unlock()
+	return g.heard.term, g.heard.at
 }
 
 // unanswered is an RPC in the inbox or in the main loop's hands.

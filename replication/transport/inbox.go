@@ -58,6 +58,7 @@ func (l *link) onRaft(m message) error {
 
 // deliver puts an RPC into the inbox; false if it is full. It never waits.
 func (g *GroupTransport) deliver(command any, u unanswered) bool {
+	g.heard.note(command)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.isClosed || len(g.answering) == cap(g.answering) || g.bytes.Load()+int64(u.bytes) > inboxBytes {

@@ -57,6 +57,46 @@ func raftHeader(id raft.ServerID) raft.RPCHeader {
 	return raft.RPCHeader{ProtocolVersion: 3, ID: []byte(id), Addr: []byte(id)}
 }
 
+// A leader is heard when its request comes, whatever the main loop does; an
+// earlier term's is heard no more.
+func TestLeaderIsHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := memnet.New()
+		a, b := start(t, network, "a", nil), start(t, network, "b", nil)
+		r := storage.Replica{Group: 5, Generation: 1}
+		ga, gb := a.Group(r), b.Group(r)
+		if term, at := gb.LeaderHeard(); term != 0 || !at.IsZero() {
+			t.Errorf("before anything: %d, %v", term, at)
+		}
+		// Nobody takes anything from gb's inbox.
+		var sending sync.WaitGroup
+		send := func(request *raft.AppendEntriesRequest) {
+			sending.Go(func() { _ = ga.AppendEntries(ServerID("b", 1), "", request, new(raft.AppendEntriesResponse)) })
+			time.Sleep(time.Second)
+		}
+		send(&raft.AppendEntriesRequest{RPCHeader: raftHeader(ServerID("a", 1)), Term: 8})
+		term, beat := gb.LeaderHeard()
+		if term != 8 || time.Since(beat) > time.Second {
+			t.Errorf("heartbeat: %d, %v ago", term, time.Since(beat))
+		}
+		send(&raft.AppendEntriesRequest{RPCHeader: raftHeader(ServerID("a", 1)), Term: 8, PrevLogEntry: 1, PrevLogTerm: 1})
+		if term, at := gb.LeaderHeard(); term != 8 || !at.After(beat) {
+			t.Errorf("append: %d, %v ago", term, time.Since(at))
+		}
+		_, last := gb.LeaderHeard()
+		send(&raft.AppendEntriesRequest{RPCHeader: raftHeader(ServerID("a", 1)), Term: 7})
+		sending.Go(func() {
+			_ = ga.RequestVote(ServerID("b", 1), "", &raft.RequestVoteRequest{RPCHeader: raftHeader(ServerID("a", 1)), Term: 9}, new(raft.RequestVoteResponse))
+		})
+		time.Sleep(time.Second)
+		if term, at := gb.LeaderHeard(); term != 8 || at != last {
+			t.Errorf("after an old leader's and a candidate's: %d, %v", term, at)
+		}
+		_ = ga.Close()
+		sending.Wait()
+	})
+}
+
 func TestEveryRPCArrivesAsItWasSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := memnet.New()

@@ -1,0 +1,266 @@
+package replication
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/storage"
+)
+
+// Failover: how a group whose leader is gone has another one soon.
+//
+// Left to itself the library takes long. A follower looks only now and then,
+// at random moments 1 to 2 heartbeat timeouts apart, whether its leader was
+// silent for one; if so it asks for pre-votes, which each voter refuses until
+// its own random moment has come; and a candidate refused asks again after 1 to
+// 2 election timeouts more. With timeouts of 1.5 s that is 3 s in the middle
+// and 6 s at the worst, and three times that on slow links.
+//
+// So the hosts do by a clock and by asking what the library does by chance:
+//
+//  1. A voter that has heard no leader for Timing.silence asks the others, in
+//     one call a node for all groups, whether they have (KindSilence).
+//  2. If a quorum of the voters has heard none, itself included, it picks the
+//     one among them whose log is the most up to date, of equals the smallest
+//     id, and tells that one to stand (KindStand), or stands itself.
+//  3. Who is told looks at its own clock again and stands at once, without a
+//     pre-vote, at most once in an election timeout.
+//
+// Step 2 is the pre-vote of Raft's thesis (9.6), with the successor chosen
+// instead of drawn: nobody splits the vote, and who stands can win.
+//
+// When a candidate stands is of no concern to Raft's safety. What matters is
+// not to depose a leader that does its work. That one hears from a quorum at
+// least once in its lease, so a quorum hears from it; Timing.silence is longer
+// than the lease, and any two quorums share a voter, who says no. A voter cut
+// off from a leader that the others hear is outvoted for as long as that lasts.
+//
+// The library's own timers go on. They elect where this does not: among nodes
+// that do not know the messages, or whose answers take too long.
+
+// succession is what a replica has done lately about its leader's silence.
+type succession struct {
+	mu     sync.Mutex
+	asking bool
+	pause  time.Duration // between two askings; 0: has not asked
+	next   time.Time     // asks no earlier
+	stood  time.Time
+}
+
+// begin reports whether it is time to ask; the asking must be ended then.
+func (s *succession) begin(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asking || now.Before(s.next) {
+		return false
+	}
+	s.asking = true
+	return true
+}
+
+// end says when to ask again: soon at first, since voters notice the silence
+// one after the other, and later on no more often than leaders are elected.
+func (s *succession) end(now time.Time, t Timing) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asking = false
+	s.pause = min(max(2*s.pause, t.watchInterval()), t.Election)
+	s.next = now.Add(s.pause)
+}
+
+// calm says that there is nothing to ask.
+func (s *succession) calm() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pause, s.next = 0, time.Time{}
+}
+
+// mayStand reports whether the replica has not stood for long enough, and
+// notes that it does now.
+func (s *succession) mayStand(now time.Time, t Timing) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.stood.IsZero() && now.Sub(s.stood) < t.Election {
+		return false
+	}
+	s.stood = now
+	return true
+}
+
+// seekLeaders asks for all groups that have missed their leader for too long.
+// It does not wait.
+func (h *Host) seekLeaders(now time.Time) {
+	var missing []*Group
+	for _, g := range h.all() {
+		switch {
+		case !g.misses(now):
+			g.succession.calm()
+		case g.votes() && g.succession.begin(now):
+			missing = append(missing, g)
+		}
+	}
+	if len(missing) > 0 {
+		h.wg.Go(func() { h.canvass(missing) })
+	}
+}
+
+// canvasser is a group's part of a canvass.
+type canvasser struct {
+	group   *Group
+	voters  int
+	missing []bereft // self first
+	// open counts who has not answered, likely those of them that were heard
+	// from lately: the others are not waited for if it goes without them.
+	open, likely int
+	settled      bool
+}
+
+// canvass asks the other voters of these groups, and has the successors stand
+// where a quorum has heard no leader.
+func (h *Host) canvass(groups []*Group) {
+	asked := map[partition.NodeID]*question{}
+	var stand []standing
+	for _, g := range groups {
+		c := &canvasser{group: g, missing: []bereft{{g.member, g.tip()}}}
+		for _, m := range membersOf(g.configuration()) {
+			if m.Nonvoter {
+				continue
+			}
+			c.voters++
+			if m.ServerID() == g.self {
+				continue
+			}
+			q := asked[m.Node]
+			if q == nil {
+				q = &question{node: m.Node, likely: h.heard(m.Node)}
+				asked[m.Node] = q
+			}
+			q.members = append(q.members, m)
+			q.replicas = append(q.replicas, storage.Replica{Group: g.replica.Group, Generation: m.Generation})
+			q.canvassers = append(q.canvassers, c)
+			c.open++
+			if q.likely {
+				c.likely++
+			}
+		}
+		stand = append(stand, c.settle()...)
+	}
+	ctx, cancel := context.WithTimeout(h.ctx, h.timing.canvassTimeout())
+	defer cancel()
+	done := make(chan *question, len(asked))
+	for _, q := range asked {
+		h.wg.Go(func() {
+			q.answers, q.err = h.askSilence(ctx, q.node, q.replicas)
+			done <- q
+		})
+	}
+	h.tellToStand(stand)
+	for range asked {
+		q := <-done
+		stand = stand[:0]
+		for i, c := range q.canvassers {
+			if q.err == nil && q.answers[i].missing {
+				c.missing = append(c.missing, bereft{q.members[i], q.answers[i].tip})
+			}
+			if c.open--; q.likely {
+				c.likely--
+			}
+			stand = append(stand, c.settle()...)
+		}
+		h.tellToStand(stand)
+	}
+}
+
+// question is one call of a canvass: to one node, about the replicas it has of
+// the groups.
+type question struct {
+	node       partition.NodeID
+	likely     bool
+	members    []Member
+	replicas   []storage.Replica
+	canvassers []*canvasser
+	answers    []silenceAnswer
+	err        error
+}
+
+// standing says who is to stand in a group.
+type standing struct {
+	group *Group
+	who   Member
+}
+
+// settle ends the canvass of a group, once it can be.
+func (c *canvasser) settle() []standing {
+	who, ok := successor(c.voters, c.missing)
+	if c.settled || c.open > 0 && (!ok || c.likely > 0) {
+		return nil
+	}
+	c.settled = true
+	c.group.succession.end(time.Now(), c.group.host.timing)
+	if !ok {
+		return nil
+	}
+	return []standing{{c.group, who}}
+}
+
+func (h *Host) tellToStand(all []standing) {
+	others := map[partition.NodeID][]storage.Replica{}
+	for _, s := range all {
+		if s.who.ServerID() == s.group.self {
+			s.group.stand()
+			continue
+		}
+		others[s.who.Node] = append(others[s.who.Node], storage.Replica{Group: s.group.replica.Group, Generation: s.who.Generation})
+	}
+	for node, replicas := range others {
+		_ = h.peers.Notify(node, KindStand, encodeReplicas(replicas)) // told again after the next asking
+	}
+}
+
+func (h *Host) handleStand(_ context.Context, _ partition.NodeID, payload []byte) ([]byte, error) {
+	replicas, err := decodeReplicas(payload)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range replicas {
+		if g := h.serving(r); g != nil {
+			g.stand()
+		}
+	}
+	return nil, nil
+}
+
+// stand has the replica stand for election at once, if it misses its leader
+// and has not stood lately.
+func (g *Group) stand() {
+	now := time.Now()
+	if !g.misses(now) || !g.votes() || !g.succession.mayStand(now, g.host.timing) {
+		return
+	}
+	g.host.emit(LeaderMissed{Replica: g.replica, For: g.silence(now)})
+	g.hand(func() {
+		if g.raft.State() == raft.Candidate {
+			g.stopStanding()
+		}
+		g.Campaign()
+	})
+}
+
+// stopStanding makes a follower of a candidate. One whose pre-vote was refused
+// does nothing until its election timeout, and being told to stand does not
+// change that (raft.runCandidate). What does is another's request for votes in
+// a higher term. This one is of nobody's: its log is shorter than any, so that
+// no vote is given for it, and terms may be passed over freely.
+func (g *Group) stopStanding() {
+	self := g.transport.EncodePeer(g.self, raft.ServerAddress(g.self))
+	_, _ = g.transport.Inject(&raft.RequestVoteRequest{
+		RPCHeader:          raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(g.self), Addr: self},
+		Term:               g.raft.CurrentTerm() + 1,
+		Candidate:          self,
+		LeadershipTransfer: true, // whatever leader is believed in
+	})
+}

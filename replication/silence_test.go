@@ -1,0 +1,104 @@
+package replication
+
+import (
+	"cmp"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"pgregory.net/rapid"
+)
+
+// Who stands would get the vote of each that misses its leader, and any two
+// quorums agree on no two of them.
+func TestSuccessor(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		voters := rapid.IntRange(1, 7).Draw(t, "voters")
+		var missing []bereft
+		for i := range rapid.IntRange(0, voters).Draw(t, "missing") {
+			missing = append(missing, bereft{Member{Node: nodeName(i), Generation: 1},
+				tip{rapid.Uint64Range(1, 3).Draw(t, "term"), rapid.Uint64Range(1, 3).Draw(t, "index")}})
+		}
+		missing = rapid.Permutation(missing).Draw(t, "order")
+		who, ok := successor(voters, missing)
+		if ok != (2*len(missing) > voters) {
+			t.Fatalf("%d of %d miss their leader: %v", len(missing), voters, ok)
+		}
+		if !ok {
+			return
+		}
+		at := slices.IndexFunc(missing, func(b bereft) bool { return b.Member == who })
+		for _, b := range missing {
+			// raft.requestVote refuses a log that ends before its own.
+			if b.tip.term > missing[at].tip.term || b.tip.term == missing[at].tip.term && b.tip.index > missing[at].tip.index {
+				t.Fatalf("%v would not vote for %v", b, missing[at])
+			}
+			if b.tip == missing[at].tip && cmp.Less(b.Node, who.Node) {
+				t.Fatalf("%v stands before %v", who, b)
+			}
+		}
+	})
+}
+
+func TestAttention(t *testing.T) {
+	const every = 200 * time.Millisecond
+	start := time.Now()
+	a := newAttention(every)
+	a.looked = start
+	at := func(ms int) time.Time { return start.Add(time.Duration(ms) * time.Millisecond) }
+	for _, step := range []struct {
+		ms    int
+		look  bool
+		whole bool
+	}{
+		{0, true, true},
+		{200, true, true},
+		{500, true, true}, // somewhat late
+		{901, false, false},
+		{2000, true, false}, // a break: what came in it is not read yet
+		{2100, false, false},
+		{2200, true, true},
+		{2601, false, false}, // in the next one
+	} {
+		if step.look {
+			a.look(at(step.ms))
+		}
+		if got := a.whole(at(step.ms)); got != step.whole {
+			t.Errorf("at %d ms: %v", step.ms, got)
+		}
+	}
+}
+
+// A candidate whose pre-vote was refused waits for up to two election timeouts
+// more, whatever it is told. stand must not wait.
+func TestStandingAgainAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3)
+		defer c.close()
+		c.leader().mustPut("k", "v")
+		n := c.nodes[1]
+		c.fabric.isolate(n.id)
+		c.eventually("a candidate", func() bool { return n.group.raft.State() == raft.Candidate })
+		// It is heard again by one voter, which follows the leader and refuses.
+		c.fabric.mu.Lock()
+		for link := range c.fabric.cuts {
+			if link[0] != "n0" && link[1] != "n0" {
+				delete(c.fabric.cuts, link)
+			}
+		}
+		c.fabric.mu.Unlock()
+		time.Sleep(10 * time.Second)
+		if n.group.raft.State() != raft.Candidate || !c.nodes[0].group.Leads() {
+			t.Fatalf("%+v; %+v", n.group.Status(), c.nodes[0].group.Status())
+		}
+		n.group.stand()
+		time.Sleep(50 * time.Millisecond)
+		if got := n.group.raft.State(); got != raft.Leader {
+			t.Errorf("50 ms later it is a %v", got)
+		}
+		c.fabric.heal()
+		time.Sleep(time.Second)
+	})
+}
