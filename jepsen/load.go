@@ -61,7 +61,8 @@ func (r *running) run(ctx context.Context, jobs []job) error {
 	var slots sync.WaitGroup
 	for _, j := range jobs {
 		for slot := range j.slots {
-			slots.Go(func() { r.slot(ctx, cancel, j, slot) })
+			process := r.process()
+			slots.Go(func() { r.slot(ctx, cancel, j, slot, process) })
 		}
 	}
 	slots.Wait()
@@ -70,12 +71,11 @@ func (r *running) run(ctx context.Context, jobs []job) error {
 
 // slot does one operation after the other, at its share of the rate: what was
 // missed while one hung is not made up for.
-func (r *running) slot(ctx context.Context, stop context.CancelFunc, j job, slot int) {
+func (r *running) slot(ctx context.Context, stop context.CancelFunc, j job, slot, process int) {
 	random := rand.New(rand.NewPCG(j.seed, uint64(slot)))
 	pause := func() time.Duration {
 		return time.Duration(random.ExpFloat64() * float64(j.slots) / j.rate * float64(time.Second))
 	}
-	process := r.process()
 	next := time.Now().Add(pause())
 	for sleepUntil(ctx, next) {
 		o, some := j.generator.Next(slot)
