@@ -43,6 +43,11 @@ var checkers = []Checker{
 	counterBounds, counterMonotonic, counterFinal,
 	mixedRule13, mixedRule6, mixedAnswers, mixedNodes, mixedVersions, mixedFates, mixedConverged,
 	eventualConverged, eventualFates, eventualOrder, eventualAnswers, eventualNodes,
+	sessionReadsWrites, sessionReads, sessionWrites, sessionFollows, sessionAnswers, sessionNodes, sessionFates,
+	stalenessBound, stalenessAge, stalenessAnswers,
+	deleteResurrection, deleteRule13, deleteRule6, deleteAnswers, deleteFates,
+	scanMoment, scanAnswers,
+	replicas, troubles,
 }
 
 // Checkers gives those of a workload; of "", those of every run.

@@ -11,6 +11,8 @@ import (
 type Stats struct {
 	// Fates of the eventual writes, a workload each, if they were asked for.
 	Fates []Fates `json:"fates,omitempty"`
+	// Staleness of answers, as the workload of that name measured it.
+	Staleness *Staleness `json:"staleness,omitempty"`
 }
 
 // Fates counts what became of the eventual writes of a workload that gave a receipt.

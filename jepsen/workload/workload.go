@@ -62,6 +62,7 @@ var workloads = []Workload{
 	counter,
 	mixed,
 	eventual,
+	session, staleness, deletion, scan, availability,
 }
 
 // All are the workloads, by name.

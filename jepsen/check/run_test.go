@@ -1,0 +1,51 @@
+package check
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/capstan-kv/capstan/jepsen/history"
+)
+
+func TestWhatIsJudgedOfEveryRun(t *testing.T) {
+	compared := func() *history.History {
+		h := good()
+		h.Run.Partitions, h.Run.ReplicationFactor = 2, 3
+		for partition := range 2 {
+			for _, n := range []string{"n3", "n1", "n2"} {
+				h.Replicas = append(h.Replicas, history.Replica{Node: n, Partition: partition, Keys: 3, Hash: "aa"})
+			}
+		}
+		return h
+	}
+	for _, c := range []struct {
+		name    string
+		bend    func(*history.History)
+		verdict Verdict
+		why     string
+	}{
+		{"all is well", func(*history.History) {}, Holds, ""},
+		{"one node is gone", func(h *history.History) { h.Replicas = h.Replicas[1:] }, Holds, ""},
+		{"a value differs", func(h *history.History) { h.Replicas[4].Hash = "ab" }, Violated, "partition 1: replicas differ: n1 has 3 keys, hash ab, n2 has"},
+		{"a key is missing", func(h *history.History) { h.Replicas[0].Keys = 2 }, Violated, "partition 0: replicas differ"},
+		{"only one told", func(h *history.History) { h.Replicas = h.Replicas[2:] }, Void, "partition 0 is compared on 1 nodes, not on 2"},
+		{"nobody told", func(h *history.History) { h.Replicas = nil }, Void, "partition 0 is compared on 0"},
+		{"one replica each is all there is", func(h *history.History) {
+			h.Run.ReplicationFactor = 1
+			h.Replicas = slices.DeleteFunc(h.Replicas, func(r history.Replica) bool { return r.Node != "n1" })
+		}, Holds, ""},
+		{"a panic", func(h *history.History) {
+			h.Troubles = []history.Trouble{{Node: "n2", File: "n2.log", Line: 7, What: "panic: oh"}}
+		}, Violated, "n2: panic: oh (n2.log:7)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := compared()
+			c.bend(h)
+			r := Check(h, Options{Least: 1})
+			if r.Verdict != c.verdict || !strings.Contains(r.Sentence, c.why) {
+				t.Errorf("%s: %s", r.Verdict, r.Sentence)
+			}
+		})
+	}
+}
