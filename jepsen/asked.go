@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,10 +21,11 @@ const answerSlack = 250 * time.Millisecond
 const maxError = 300
 
 // asked are the clients of a run: one for each node, which it asks and no other,
-// once a request.
+// once a request; and one that finds its way by itself, as those of users do.
 type asked struct {
-	urls  map[string]string
-	nodes map[string]*client.Client
+	urls   map[string]string
+	nodes  map[string]*client.Client
+	routed *client.Client
 }
 
 // newAsked makes clients of nodes by name, to their URLs.
@@ -37,22 +40,33 @@ func newAsked(urls map[string]string) (*asked, error) {
 		}
 		a.nodes[name] = c
 	}
+	var err error
+	if a.routed, err = client.New(client.Options{Endpoints: slices.Sorted(maps.Values(urls)), Timeout: -1, NoSession: true}); err != nil {
+		return nil, errors.Join(err, a.close())
+	}
 	return a, nil
 }
 
 func (a *asked) close() error {
 	var failed error
+	if a.routed != nil {
+		failed = a.routed.Close()
+	}
 	for _, c := range a.nodes {
 		failed = errors.Join(failed, c.Close())
 	}
 	return failed
 }
 
-// call carries out an operation at a node and fills in what it was answered.
+// call carries out an operation at its node, or wherever if it has none, and fills
+// in what it was answered.
 // token is what the operation's session sends; next is the token that it was
 // answered with, empty if none.
 func (a *asked) call(ctx context.Context, o *history.Op, token string) (next string) {
 	c := a.nodes[o.Node]
+	if o.Node == "" {
+		c = a.routed
+	}
 	if c == nil {
 		o.Outcome, o.Code, o.Error = history.Fail, "invalid_argument", fmt.Sprintf("no node %q", o.Node)
 		return ""

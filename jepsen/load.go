@@ -49,6 +49,7 @@ type job struct {
 	name      string
 	generator workload.Generator
 	slots     int
+	routed    bool    // odd slots ask no certain node
 	rate      float64 // operations a second, of all slots together
 	seed      uint64
 }
@@ -85,7 +86,7 @@ func (r *running) slot(ctx context.Context, stop context.CancelFunc, j job, slot
 		}
 		next = later(time.Now(), next.Add(pause()))
 		o.Workload, o.Process = j.name, process
-		if o.Node == "" {
+		if o.Node == "" && !(j.routed && slot%2 == 1) {
 			o.Node = r.nodes[slot%len(r.nodes)]
 		}
 		// It ends by its own deadline, not with the run.

@@ -220,3 +220,21 @@ func TestBrokenRecordEndsTheRun(t *testing.T) {
 type broken struct{ err error }
 
 func (b broken) Write([]byte) (int, error) { return 0, b.err }
+
+// Of a workload that is routed, every other slot leaves it to its client whom to ask.
+func TestRoutedSlots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var file bytes.Buffer
+		r := newRunning(&file, answerOK)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		_ = r.run(ctx, []job{{name: "a", generator: &same{op: history.Op{Func: history.Get, Key: "k"}}, slots: 4, routed: true, rate: 10}})
+		nodes := map[int]string{}
+		for _, o := range read(t, r, &file).Ops {
+			nodes[o.Process] = o.Node + " " + o.NodeID
+		}
+		if got := fmt.Sprint(nodes); got != "map[0:n1 n1-a 1:  2:n1 n1-a 3: ]" {
+			t.Errorf("processes ask %q", got)
+		}
+	})
+}

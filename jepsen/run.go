@@ -213,7 +213,7 @@ func (c Config) with(ctx context.Context, file io.Writer, schedule nemesis.Sched
 		end.Failed = joined(end.Failed, "nemesis: "+nemesisFailed.Error())
 	}
 	p.set("stopping")
-	if err := stopAll(run, nodes); err != nil {
+	if err := stopAll(ctx, run, nodes); err != nil {
 		end.Failed = joined(end.Failed, err.Error())
 	}
 	return errors.Join(run.write(history.Event{Type: history.TypeEnd, End: &end}), record.Flush())
@@ -236,13 +236,16 @@ func (c Config) end(ctx context.Context, e *ending, jobs []job, p *progress) his
 	return e.carryOut(ctx, final, p.set)
 }
 
-// stopAll has the nodes end in order, and records what they should not have done.
-func stopAll(run *running, nodes *cluster.Cluster) error {
-	ctx, cancel := context.WithTimeout(context.Background(), stopPatience)
-	defer cancel()
+// stopAll has the nodes end in order, unless somebody is in a hurry, and records
+// what they should not have done.
+func stopAll(ctx context.Context, run *running, nodes *cluster.Cluster) error {
 	var all []history.Trouble
-	if err := nodes.Stop(ctx); err != nil {
-		all = append(all, history.Trouble{What: err.Error()})
+	if ctx.Err() == nil {
+		ctx, cancel := context.WithTimeout(ctx, stopPatience)
+		defer cancel()
+		if err := nodes.Stop(ctx); err != nil {
+			all = append(all, history.Trouble{What: err.Error()})
+		}
 	}
 	found, err := nodes.Trouble()
 	for _, t := range found {
@@ -273,7 +276,7 @@ func (c Config) jobs() []job {
 		w, _ := workload.Find(name) // the Config was checked
 		slots := c.Concurrency * c.Nodes
 		jobs = append(jobs, job{
-			name: name, slots: slots, rate: c.Rate / float64(len(c.Workloads)), seed: c.Seed,
+			name: name, slots: slots, routed: w.Routed, rate: c.Rate / float64(len(c.Workloads)), seed: c.Seed,
 			generator: w.New(workload.Config{Seed: c.Seed, Nodes: c.names(), Processes: slots, ElectionTimeout: electionTimeout}),
 		})
 	}

@@ -3,9 +3,11 @@
 package jepsen
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,10 +41,13 @@ func TestRun(t *testing.T) {
 	if len(h.Faults) == 0 || !h.Faults[0].Healed || !h.Faults[0].Felt || len(h.Faults[0].Apart) != 2 {
 		t.Errorf("faults %+v", h.Faults)
 	}
-	final, refused := 0, 0
+	final, refused, routed := 0, 0, 0
 	for _, op := range h.Ops {
-		if op.NodeID == "" {
+		if op.NodeID == "" && op.Node != "" {
 			t.Fatalf("nobody knows who answered %v", op)
+		}
+		if op.Node == "" && op.Outcome == history.OK {
+			routed++
 		}
 		if op.Final {
 			final++
@@ -51,8 +56,8 @@ func TestRun(t *testing.T) {
 			refused++
 		}
 	}
-	if final == 0 || refused == 0 || h.End == nil || !h.End.Settled || !h.End.Asked || h.End.Failed != "" {
-		t.Errorf("%d final operations, %d refused, end %+v", final, refused, h.End)
+	if final == 0 || refused == 0 || routed == 0 || h.End == nil || !h.End.Settled || !h.End.Asked || h.End.Failed != "" {
+		t.Errorf("%d final operations, %d refused, %d routed, end %+v", final, refused, routed, h.End)
 	}
 	if want := 8 * 3; len(h.Replicas) != want {
 		t.Errorf("%d replicas were looked at, want %d", len(h.Replicas), want)
@@ -67,5 +72,39 @@ func TestRun(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "n1")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the data of n1 is left: %v", err)
+	}
+}
+
+// Somebody is in a hurry: the record is judged as far as it goes, which is no
+// verdict, and nothing is left. On loopback, where every machine can.
+func TestInterruptedRun(t *testing.T) {
+	if testing.Short() {
+		t.Skip("three processes for some seconds")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	dir := t.TempDir()
+	o, err := Run(ctx, Config{
+		Binary: os.Getenv(binaryVariable), Dir: dir, Lab: lab.Loopback, Nodes: 3, Workloads: []string{"register"}, Keep: true,
+		Progress: func(p Progress) {
+			if p.Counts.OK > 100 {
+				cancel()
+			}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := o.Result; r.Verdict != check.Void || len(r.Findings) > 0 || !strings.Contains(strings.Join(r.Void, " "), Interrupted) {
+		t.Errorf("%s: %q, findings %v", r.Verdict, r.Void, r.Findings)
+	}
+	if h := o.History; len(h.Troubles) > 0 || h.End == nil || h.End.Failed != Interrupted {
+		t.Errorf("troubles %v, end %+v", h.Troubles, h.End)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "n1", "node.json")); err != nil {
+		t.Errorf("the data of n1 is to be kept: %v", err)
+	}
+	if _, err := Run(t.Context(), Config{Binary: os.Getenv(binaryVariable), Dir: dir, Workloads: []string{"register"}}); !errors.Is(err, os.ErrExist) {
+		t.Errorf("in the directory of another run: %v", err)
 	}
 }

@@ -64,7 +64,7 @@ type Op struct {
 	// Workload that the operation belongs to.
 	Workload string `json:"workload"`
 	// Node is the name of the node that was asked, NodeID its id as versions have
-	// it.
+	// it. Without a Node the client found one by itself, and may have asked several.
 	Node   string `json:"node"`
 	NodeID string `json:"node_id,omitempty"`
 	// Session the operation belongs to: it sent what the session's operations that
@@ -142,7 +142,11 @@ func (o Op) String() string {
 	if o.Outcome != "" {
 		until = fmt.Sprintf("%.3f", o.Return.Seconds())
 	}
-	fmt.Fprintf(&b, "[%.3fs, %ss] process %d at %s: %s %s %s", o.Invoke.Seconds(), until, o.Process, o.Node, o.Level, o.Func, o.Key)
+	node := o.Node
+	if node == "" {
+		node = "any node"
+	}
+	fmt.Fprintf(&b, "[%.3fs, %ss] process %d at %s: %s %s %s", o.Invoke.Seconds(), until, o.Process, node, o.Level, o.Func, o.Key)
 	switch {
 	case o.Func == Put:
 		fmt.Fprintf(&b, "=%s", o.Value)

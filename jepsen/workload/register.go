@@ -9,9 +9,10 @@ import (
 )
 
 var register = Workload{
-	Name: "register",
-	What: "reads, writes and conditional writes of many keys through every node, all linearizable: each key is one register",
-	New:  newRegister,
+	Name:   "register",
+	What:   "reads, writes and conditional writes of many keys through every node, all linearizable: each key is one register",
+	Routed: true,
+	New:    newRegister,
 }
 
 // registers write values that nobody writes twice, and condition writes on what

@@ -17,6 +17,9 @@ type Workload struct {
 	Name string
 	// What in one line: what it does and what it would find.
 	What string
+	// Routed: half of its slots ask with a client that finds its way through the
+	// cluster by itself, and tries again what was definitely not done.
+	Routed bool
 	// New makes a generator. It may be called concurrently, a generator's methods
 	// too.
 	New func(Config) Generator
