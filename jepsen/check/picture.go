@@ -49,9 +49,9 @@ func Picture(to io.Writer, h *history.History, workload, key string, patience ti
 			ops = append(ops, o)
 		}
 	}
-	end, err := ending(h)
-	if err != nil {
-		return err
+	end, malformed := ending(h)
+	if malformed != nil {
+		return fmt.Errorf("key %s: %s", key, malformed.Why)
 	}
 	t, malformed := translate(ops, end)
 	if malformed != nil {

@@ -35,7 +35,7 @@ func sentence(h *history.History, r *Result) string {
 	}
 	s := fmt.Sprintf("Holds: %d operations of %s on %d nodes in %v", len(h.Ops), list(names), len(h.Run.Nodes), h.Length.Round(time.Second))
 	if len(h.Faults) > 0 {
-		s += fmt.Sprintf(", through %d faults (%s)", len(h.Faults), list(kinds(h)))
+		s += fmt.Sprintf(", through %s (%s)", numbered(len(h.Faults), "fault"), list(kinds(h)))
 	} else {
 		s += ", without faults"
 	}
@@ -53,6 +53,13 @@ func found(r *Result) (n int) {
 		}
 	}
 	return n
+}
+
+func numbered(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // kinds of faults that there were.

@@ -30,7 +30,10 @@ type Recorder struct {
 
 // Counts are of operations.
 type Counts struct {
-	OK, Fail, Info, Open int
+	OK   int `json:"ok"`
+	Fail int `json:"fail"`
+	Info int `json:"info"`
+	Open int `json:"open"`
 }
 
 // NewRecorder writes to a file, or whatever to is. Now is the time since the run
