@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,6 +32,15 @@ type Config struct {
 	Dir string
 	// Args are further flags of capstan serve, the same for all nodes.
 	Args []string
+	// Env are further variables, NAME=value, the same for all nodes. No other
+	// variable that capstan would read reaches them.
+	Env []string
+	// FaultBuild says that Binary is built with planted faults, so that Node.Bend
+	// can bend clocks and disks.
+	FaultBuild bool
+	// Volatile has disks lose what was not synced when a process is killed. Only
+	// with FaultBuild, and for as long as the cluster is there.
+	Volatile bool
 }
 
 // Cluster is nodes that know each other. All methods may be called concurrently.
@@ -51,6 +61,9 @@ func New(config Config) (*Cluster, error) {
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
 		return nil, fmt.Errorf("%s is no directory: %w", dir, err)
 	}
+	if config.Volatile && !config.FaultBuild {
+		return nil, ErrNoFaultBuild
+	}
 	hosts := config.Lab.Hosts()
 	var join []string
 	for _, h := range hosts {
@@ -60,7 +73,14 @@ func New(config Config) (*Cluster, error) {
 	for _, h := range hosts {
 		n := &Node{
 			Host: h, LogFile: filepath.Join(dir, h.Name+".log"), DataDir: filepath.Join(dir, h.Name),
-			lab: config.Lab, binary: binary,
+			lab: config.Lab, binary: binary, env: config.Env,
+		}
+		if config.FaultBuild {
+			n.bends = &bends{file: filepath.Join(dir, h.Name+".fault.json"), volatile: config.Volatile}
+			n.env = append(slices.Clone(config.Env), controlVariable+"="+n.bends.file)
+			if err := n.bends.write(Control{}); err != nil {
+				return nil, err
+			}
 		}
 		n.args = []string{
 			"serve", "--name", h.Name, "--data-dir", n.DataDir,

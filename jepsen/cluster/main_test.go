@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/capstan-kv/capstan/jepsen/lab"
@@ -22,6 +23,12 @@ const binaryVariable = "CAPSTAN_CLUSTER_TEST_BINARY"
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) int {
+	for _, arg := range os.Args {
+		// Fuzzing has descriptors of its own for its workers, and needs no cluster.
+		if strings.HasPrefix(arg, "-test.fuzz=") || strings.HasPrefix(arg, "-test.fuzzworker") {
+			return m.Run()
+		}
+	}
 	if os.Getenv(binaryVariable) == "" {
 		dir, err := os.MkdirTemp("", "capstan-cluster-test-")
 		if err != nil {

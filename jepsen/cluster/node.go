@@ -40,11 +40,14 @@ type Node struct {
 	lab    lab.Lab
 	binary string
 	args   []string
+	env    []string
+	bends  *bends // nil: nothing can be bent
 
 	mu      sync.Mutex
 	process *lab.Process // the latest; nil before the first start
 	starts  int
 	asked   bool // to end
+	mayEnd  bool // by itself
 	paused  bool
 	alone   []string // how processes ended that nobody had asked to
 }
@@ -84,11 +87,16 @@ func (n *Node) Start() error {
 		return n.failed("start", err)
 	}
 	defer log.Close() // the process has its own
+	if n.bends != nil && n.process != nil {
+		if err := n.bends.ended(n.process.PID()); err != nil {
+			return n.failed("start", err)
+		}
+	}
 	n.starts++
 	fmt.Fprintf(log, "# start %d, %s: %s %s\n", n.starts, time.Now().UTC().Format(time.RFC3339Nano), n.binary, strings.Join(n.args, " "))
 	cmd := exec.Command(n.binary, n.args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = environment(os.Environ())
+	cmd.Env = append(environment(os.Environ()), n.env...)
 	process, err := n.lab.Start(n.Name, cmd)
 	if err != nil {
 		return n.failed("start", err)
@@ -114,6 +122,9 @@ func (n *Node) noteEnd() {
 		return
 	}
 	n.asked = true // noted once
+	if n.mayEnd {
+		return
+	}
 	n.alone = append(n.alone, fmt.Sprintf("process %d of %s ended by itself: %s", n.starts, n.Name, n.process.State()))
 }
 

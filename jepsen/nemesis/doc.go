@@ -1,8 +1,18 @@
-// Package nemesis disturbs a network by a plan. A [Kind] says what it does, as a
-// pure function: of nodes and chance it makes the links to touch and the rule
-// that they follow meanwhile (Jepsen calls those that cut grudges). [Plan] draws a
-// [Schedule] from a seed; [Schedule.Write] prints it and [Read] takes it back,
-// links and all, so a run can be repeated without the seed, and by hand shortened.
-// [Run] carries it out and reports what each fault did to frames: one without
-// effect proves nothing.
+// Package nemesis disturbs a cluster by a plan: links, processes, clocks and disks,
+// several at once where the plan says so.
+//
+// A [Kind] is one way to do it. [Plan] draws a [Schedule] of them from a seed, pure:
+// who is hit is in the schedule, but for leaders, of whom only the partition is.
+// [Schedule.Write] prints it and [Read] takes it back, so a run can be repeated without
+// the seed, and by hand shortened. [Groups] are names for several kinds, and
+// [Available] says what cannot be done where.
+//
+// [Run] carries a schedule out on a [Target] and reports what each event did: an
+// [Effect] says what was observed, in frames that were dropped, processes that were
+// gone, or syncs that failed. One that was not felt proves nothing.
+//
+// Links, nodes and disks that several events hit follow what [Merge] makes of them;
+// what is to be with each is kept apart from how it is brought about, so that
+// whatever ends an event, what it did is taken back and nothing else. Jepsen calls
+// the links that a cut touches grudges.
 package nemesis

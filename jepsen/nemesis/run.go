@@ -3,88 +3,112 @@ package nemesis
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
 	"time"
-
-	"github.com/capstan-kv/capstan/jepsen/lab"
 )
 
-// Network is what Run disturbs; a lab of kind Namespaces is one.
-type Network interface {
-	Shape(lab.Link, lab.Rule) error
-	Traffic(lab.Link) (lab.Traffic, error)
-}
+// run is one schedule that is carried out.
+type run struct {
+	Target
+	wires    *wires  // nil: there are no links
+	severs   *severs // nil: there are links, or no cuts at all
+	machines map[string]*machine
 
-// Effect is what came of an event.
-type Effect struct {
-	Event      Event
-	Began      time.Time
-	Ended      time.Time
-	Cut        uint64 // frames
-	Lost       uint64
-	Duplicated uint64
-	Sent       uint64 // all that the rule was applied to
-}
-
-// Felt reports whether the fault did anything to anybody.
-func (e Effect) Felt() bool {
-	touched := e.Cut + e.Lost + e.Duplicated
-	if r := e.Event.Rule; r.Delay > 0 || r.Jitter > 0 || r.Rate > 0 {
-		touched += e.Sent
-	}
-	return touched > 0
+	telling sync.Mutex
 }
 
 // Run carries out a schedule, from now on, and returns the effects of those events
-// that were begun. When it returns, also early by ctx or with an error, the links
-// that it touched are good.
-func Run(ctx context.Context, network Network, s Schedule) ([]Effect, error) {
+// that were begun, in their order. Events may overlap: see Merge; a node is down
+// while any wants it down, and stands while any wants that.
+//
+// The first error ends all events. However Run ends, also early by ctx, it first has
+// all as it was: links are good, nodes were started and run, clocks and disks are
+// true. Nodes may not be ready yet. An error of the target says what is not so.
+func Run(ctx context.Context, target Target, s Schedule) (effects []Effect, err error) {
+	if err := target.check(s); err != nil {
+		return nil, err
+	}
+	r := &run{Target: target, machines: map[string]*machine{}}
+	var reminders sync.WaitGroup
+	reminding, stop := context.WithCancel(context.WithoutCancel(ctx))
+	if target.Network != nil {
+		r.wires = newWires(target.Network)
+	} else if target.Cut != nil {
+		r.severs = newSevers(target.nodes(), target.Cut)
+		reminders.Go(func() { r.severs.remind(reminding) })
+	}
+	for name, m := range target.Machines {
+		r.machines[name] = &machine{Machine: m, name: name, started: r.started}
+	}
+	effects, err = r.events(ctx, s)
+	stop()
+	reminders.Wait()
+	return effects, errors.Join(err, r.heal(context.WithoutCancel(ctx)))
+}
+
+func (r *run) started(node string) {
+	if r.severs != nil {
+		r.severs.forgot(node)
+	}
+}
+
+// events begins each event when it is due and waits until all are over.
+func (r *run) events(ctx context.Context, s Schedule) ([]Effect, error) {
 	began := time.Now()
-	var effects []Effect
-	for _, e := range s {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	all := make([]*Effect, 0, len(s))
+	var wait sync.WaitGroup
+	for i, e := range s {
 		if !until(ctx, began.Add(e.At)) {
-			return effects, ctx.Err()
+			break
 		}
-		effect, err := disturb(ctx, network, e, began.Add(e.At+e.For))
-		effects = append(effects, effect)
-		if err := errors.Join(err, ctx.Err()); err != nil {
-			return effects, err
-		}
+		f := &fault{run: r, Effect: Effect{Number: i, Event: e, Began: time.Now()}, until: began.Add(e.end())}
+		all = append(all, &f.Effect)
+		wait.Go(func() {
+			if err := f.carryOut(ctx); err != nil {
+				fail(fmt.Errorf("event %d, %s: %w", i+1, e.Kind, err))
+			}
+		})
 	}
-	return effects, nil
+	wait.Wait()
+	var effects []Effect
+	for _, e := range all {
+		effects = append(effects, *e)
+	}
+	return effects, context.Cause(ctx)
 }
 
-func disturb(ctx context.Context, network Network, e Event, end time.Time) (Effect, error) {
-	effect := Effect{Event: e, Began: time.Now()}
-	before, failed := total(network, e.Links)
-	for _, l := range e.Links {
-		failed = errors.Join(failed, network.Shape(l, e.Rule))
+// heal has all good again that an error left otherwise.
+func (r *run) heal(ctx context.Context) (failed error) {
+	for _, m := range r.machines {
+		failed = errors.Join(failed, m.heal())
 	}
-	if failed == nil {
-		until(ctx, end)
+	if r.wires != nil {
+		failed = errors.Join(failed, r.wires.heal())
 	}
-	after, err := total(network, e.Links)
-	failed = errors.Join(failed, err)
-	for _, l := range e.Links {
-		failed = errors.Join(failed, network.Shape(l, lab.Rule{}))
+	if r.severs != nil {
+		failed = errors.Join(failed, r.severs.healed(ctx))
 	}
-	effect.Ended = time.Now()
-	effect.Cut, effect.Lost = after.Cut-before.Cut, after.Lost-before.Lost
-	effect.Duplicated, effect.Sent = after.Duplicated-before.Duplicated, after.Sent-before.Sent
-	return effect, failed
+	return failed
 }
 
-func total(network Network, links []lab.Link) (sum lab.Traffic, failed error) {
-	for _, l := range links {
-		t, err := network.Traffic(l)
-		failed = errors.Join(failed, err)
-		sum.Cut, sum.Lost = sum.Cut+t.Cut, sum.Lost+t.Lost
-		sum.Duplicated, sum.Sent = sum.Duplicated+t.Duplicated, sum.Sent+t.Sent
+// tell tells of an event.
+func (r *run) tell(p Phase, e Effect) {
+	if r.Events == nil {
+		return
 	}
-	return sum, failed
+	r.telling.Lock()
+	defer r.telling.Unlock()
+	r.Events(p, e)
 }
 
 // until waits for a moment; false: ctx ended first.
 func until(ctx context.Context, moment time.Time) bool {
+	if ctx.Err() != nil {
+		return false
+	}
 	timer := time.NewTimer(time.Until(moment))
 	defer timer.Stop()
 	select {
