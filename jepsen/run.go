@@ -40,6 +40,8 @@ const (
 	endPatience = 5 * time.Minute
 	// stopPatience bounds the nodes' stopping in order.
 	stopPatience = 20 * time.Second
+	// overlap is the chance that while a fault lasts another one begins.
+	overlap = 0.3
 	// progressEvery is how often Config.Progress is told.
 	progressEvery = 200 * time.Millisecond
 	// flushEvery is how often the record is written out: a run that is killed leaves
@@ -70,16 +72,16 @@ func Run(ctx context.Context, c Config) (*Outcome, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	schedule, err := c.plan()
-	if err != nil {
-		return nil, err
-	}
 	dir, err := filepath.Abs(c.Dir)
 	if err != nil {
 		return nil, err
 	}
 	c.Dir = dir
-	version, err := versionOf(ctx, c.Binary)
+	version, faultBuild, err := versionOf(ctx, c.Binary)
+	if err != nil {
+		return nil, err
+	}
+	schedule, err := c.plan(faultBuild)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +92,7 @@ func Run(ctx context.Context, c Config) (*Outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = c.record(ctx, file, schedule, version)
+	err = c.record(ctx, file, schedule, version, faultBuild)
 	if err := errors.Join(err, file.Close()); err != nil {
 		return nil, err
 	}
@@ -98,38 +100,43 @@ func Run(ctx context.Context, c Config) (*Outcome, error) {
 }
 
 // plan gives the schedule: as it was given, or planned.
-func (c Config) plan() (nemesis.Schedule, error) {
+func (c Config) plan(faultBuild bool) (nemesis.Schedule, error) {
 	if c.Schedule != nil {
-		return c.Schedule, c.Schedule.Check(c.names())
+		return c.Schedule, errors.Join(c.Schedule.Check(c.names(), c.Partitions), c.Schedule.Possible(c.Lab, faultBuild))
 	}
 	if len(c.Nemeses) == 0 {
 		return nil, nil
 	}
 	fault := min(10*time.Second, c.TimeLimit/3)
 	return nemesis.Plan(nemesis.Config{
-		Seed: c.Seed, Nodes: c.names(), Kinds: c.Nemeses, Length: c.TimeLimit, Quiet: min(5*time.Second, c.TimeLimit/4), Fault: fault,
+		Seed: c.Seed, Nodes: c.names(), Partitions: c.Partitions, Kinds: c.Nemeses, Lab: c.Lab, FaultBuild: faultBuild,
+		Length: c.TimeLimit, Quiet: min(5*time.Second, c.TimeLimit/4), Fault: fault, Overlap: overlap,
 	})
 }
 
-// versionOf is what the program says of itself.
-func versionOf(ctx context.Context, binary string) (string, error) {
+// versionOf is what the program says of itself, and whether it is built with planted
+// faults.
+func versionOf(ctx context.Context, binary string) (version string, faultBuild bool, err error) {
 	path, err := filepath.Abs(binary)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	out, err := exec.CommandContext(ctx, path, "version", "-o", "json").Output()
 	if err != nil {
-		return "", fmt.Errorf("%s version: %w", path, err)
+		return "", false, fmt.Errorf("%s version: %w", path, err)
 	}
-	var said struct{ Version, Revision string }
+	var said struct {
+		Version, Revision string
+		Faults            bool
+	}
 	if err := json.Unmarshal(out, &said); err != nil {
-		return "", fmt.Errorf("%s version: %w", path, err)
+		return "", false, fmt.Errorf("%s version: %w", path, err)
 	}
-	return strings.TrimSpace(said.Version + " " + said.Revision), nil
+	return strings.TrimSpace(said.Version + " " + said.Revision), said.Faults, nil
 }
 
 // record carries the test out and records it.
-func (c Config) record(ctx context.Context, file io.Writer, schedule nemesis.Schedule, version string) (failed error) {
+func (c Config) record(ctx context.Context, file io.Writer, schedule nemesis.Schedule, version string, faultBuild bool) (failed error) {
 	if err := writeFile(filepath.Join(c.Dir, ScheduleFile), schedule.Write); err != nil {
 		return err
 	}
@@ -143,7 +150,7 @@ func (c Config) record(ctx context.Context, file io.Writer, schedule nemesis.Sch
 	}
 	defer func() { failed = errors.Join(failed, hosts.Close()) }()
 	nodes, err := cluster.New(cluster.Config{
-		Lab: hosts, Binary: c.Binary, Dir: c.Dir,
+		Lab: hosts, Binary: c.Binary, Dir: c.Dir, Env: c.Env, FaultBuild: faultBuild, Volatile: schedule.Volatile(),
 		Args: append([]string{"--partitions", fmt.Sprint(c.Partitions), "--replication-factor", fmt.Sprint(c.ReplicationFactor)}, c.Args...),
 	})
 	if err != nil {
@@ -192,7 +199,7 @@ func (c Config) with(ctx context.Context, file io.Writer, schedule nemesis.Sched
 	if err := run.write(history.Event{Type: history.TypeRun, Run: header}); err != nil {
 		return err
 	}
-	disturb := &faults{run: run, network: hosts, schedule: schedule}
+	disturb := &faults{run: run, face: clients, schedule: schedule}
 	jobs := c.jobs()
 	p.at(began, record, disturb)
 	defer p.flush()()
@@ -201,7 +208,7 @@ func (c Config) with(ctx context.Context, file io.Writer, schedule nemesis.Sched
 	defer stop()
 	var nemesisFailed error
 	var disturbing sync.WaitGroup
-	disturbing.Go(func() { nemesisFailed = disturb.carryOut(work) })
+	disturbing.Go(func() { nemesisFailed = disturb.carryOut(work, disturb.target(work, hosts, nodes)) })
 	p.set("running")
 	workFailed := run.run(work, jobs)
 	disturbing.Wait()

@@ -22,9 +22,9 @@ type run struct {
 // that were begun, in their order. Events may overlap: see Merge; a node is down
 // while any wants it down, and stands while any wants that.
 //
-// The first error ends all events. However Run ends, also early by ctx, it first has
-// all as it was: links are good, nodes were started and run, clocks and disks are
-// true. Nodes may not be ready yet. An error of the target says what is not so.
+// The first error ends all events. So does the end of ctx, which is no error. However
+// Run ends, it first has all as it was: links are good, nodes were started and run,
+// clocks and disks are true. Nodes may not be ready yet. What is not so is an error.
 func Run(ctx context.Context, target Target, s Schedule) (effects []Effect, err error) {
 	if err := target.check(s); err != nil {
 		return nil, err
@@ -56,8 +56,10 @@ func (r *run) started(node string) {
 // events begins each event when it is due and waits until all are over.
 func (r *run) events(ctx context.Context, s Schedule) ([]Effect, error) {
 	began := time.Now()
-	ctx, fail := context.WithCancelCause(ctx)
-	defer fail(nil)
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	var mu sync.Mutex
+	var failed error
 	all := make([]*Effect, 0, len(s))
 	var wait sync.WaitGroup
 	for i, e := range s {
@@ -68,7 +70,10 @@ func (r *run) events(ctx context.Context, s Schedule) ([]Effect, error) {
 		all = append(all, &f.Effect)
 		wait.Go(func() {
 			if err := f.carryOut(ctx); err != nil {
-				fail(fmt.Errorf("event %d, %s: %w", i+1, e.Kind, err))
+				mu.Lock()
+				defer mu.Unlock()
+				failed = errors.Join(failed, fmt.Errorf("event %d, %s: %w", i+1, e.Kind, err))
+				end()
 			}
 		})
 	}
@@ -77,7 +82,7 @@ func (r *run) events(ctx context.Context, s Schedule) ([]Effect, error) {
 	for _, e := range all {
 		effects = append(effects, *e)
 	}
-	return effects, context.Cause(ctx)
+	return effects, failed
 }
 
 // heal has all good again that an error left otherwise.
