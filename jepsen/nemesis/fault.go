@@ -248,15 +248,13 @@ func (f *fault) restart(ctx context.Context) error {
 		f.hits(n)
 		m := f.machines[n]
 		patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopPatience)
-		done, err := m.restart(patient)
+		done, complaint, err := m.restart(patient)
 		cancel()
-		switch {
-		case err != nil && m.State() == cluster.Down:
+		if err != nil {
 			return err
-		case err != nil: // how it ended is not what the nemesis judges
-			f.note("%v", err)
-		case !done:
-			f.note("%s did not run", n)
+		}
+		if complaint != "" {
+			f.note("%s", complaint)
 		}
 		if done {
 			f.Restarted++

@@ -108,18 +108,18 @@ func (m *machine) wipe() error {
 }
 
 // restart has the process end in order and starts it again. Nothing is done to one that
-// is down or stands: that is what others want.
-func (m *machine) restart(ctx context.Context) (done bool, err error) {
+// is down or stands: that is what others want. The complaint is about how it ended,
+// which is not for a nemesis to judge.
+func (m *machine) restart(ctx context.Context) (done bool, complaint string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.State() != cluster.Running {
-		return false, nil
+		return false, m.name + " did not run", nil
 	}
-	stopped := m.Stop(ctx)
-	if m.State() != cluster.Down {
-		return false, stopped
+	if stopped := m.Stop(ctx); stopped != nil {
+		complaint = stopped.Error()
 	}
-	return true, errors.Join(stopped, m.settle())
+	return m.State() == cluster.Down, complaint, m.settle()
 }
 
 // settle has the node be as it is to be. The caller holds the lock.

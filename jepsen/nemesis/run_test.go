@@ -71,7 +71,8 @@ func (w *world) note(format string, args ...any) error {
 // notes are in order of time; what is of one moment, by name.
 func (w *world) notes() []string {
 	at := func(note string) time.Duration {
-		d, err := time.ParseDuration(note[:strings.Index(note, " ")])
+		moment, _, _ := strings.Cut(note, " ")
+		d, err := time.ParseDuration(moment)
 		if err != nil {
 			w.t.Fatal(err)
 		}
