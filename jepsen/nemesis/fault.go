@@ -238,8 +238,8 @@ func (f *fault) pause(ctx context.Context) error {
 func (f *fault) restart(ctx context.Context) error {
 	f.inForce()
 	for i, n := range f.Event.Nodes {
-		if ctx.Err() != nil {
-			return nil
+		if !until(ctx, time.Now()) {
+			break
 		}
 		if i > 0 && !time.Now().Before(f.until) {
 			f.note("no time was left for %d of %d nodes", len(f.Event.Nodes)-i, len(f.Event.Nodes))
