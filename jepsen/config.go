@@ -54,7 +54,8 @@ type Config struct {
 	TimeLimit time.Duration
 	// Concurrency is how many processes a workload has for each node.
 	Concurrency int
-	// Rate of operations a second, of all workloads together.
+	// Rate of operations a second, of all workloads together that have no rate of
+	// their own.
 	Rate float64
 	// OpTimeout is the deadline of operations that have none of their own.
 	OpTimeout time.Duration

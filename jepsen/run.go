@@ -277,15 +277,25 @@ func (c Config) header(schedule nemesis.Schedule, version string) *history.Run {
 	return r
 }
 
+// jobs are the workloads. Those without a rate of their own share the run's.
 func (c Config) jobs() []job {
 	var jobs []job
+	share := 0
 	for _, name := range c.Workloads {
 		w, _ := workload.Find(name) // the Config was checked
 		slots := c.Concurrency * c.Nodes
 		jobs = append(jobs, job{
-			name: name, slots: slots, routed: w.Routed, rate: c.Rate / float64(len(c.Workloads)), seed: c.Seed,
+			name: name, slots: slots, routed: w.Routed, rate: w.Rate * float64(c.Nodes), seed: c.Seed,
 			generator: w.New(workload.Config{Seed: c.Seed, Nodes: c.names(), Processes: slots, ElectionTimeout: electionTimeout}),
 		})
+		if w.Rate == 0 {
+			share++
+		}
+	}
+	for i := range jobs {
+		if jobs[i].rate == 0 {
+			jobs[i].rate = c.Rate / float64(share)
+		}
 	}
 	return jobs
 }

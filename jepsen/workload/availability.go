@@ -11,6 +11,7 @@ import (
 var availability = Workload{
 	Name: "availability",
 	What: "eventual and linearizable requests at every node all the time, also at those that are cut off: who is answered, who is refused, and how soon",
+	Rate: 20,
 	New:  newAvailability,
 }
 

@@ -20,6 +20,9 @@ type Workload struct {
 	// Routed: half of its slots ask with a client that finds its way through the
 	// cluster by itself, and tries again what was definitely not done.
 	Routed bool
+	// Rate of operations a second for each node, if the workload measures and has to
+	// ask so often; else it has its share of the run's.
+	Rate float64
 	// New makes a generator. It may be called concurrently, a generator's methods
 	// too.
 	New func(Config) Generator
