@@ -47,6 +47,7 @@ var checkers = []Checker{
 	stalenessBound, stalenessAge, stalenessAnswers,
 	deleteResurrection, deleteRule13, deleteRule6, deleteAnswers, deleteFates,
 	scanMoment, scanAnswers,
+	availability,
 	replicas, troubles,
 }
 

@@ -13,6 +13,8 @@ type Stats struct {
 	Fates []Fates `json:"fates,omitempty"`
 	// Staleness of answers, as the workload of that name measured it.
 	Staleness *Staleness `json:"staleness,omitempty"`
+	// Availability is the ledger of the workload of that name.
+	Availability *Availability `json:"availability,omitempty"`
 }
 
 // Fates counts what became of the eventual writes of a workload that gave a receipt.

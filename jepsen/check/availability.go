@@ -1,0 +1,390 @@
+package check
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/capstan-kv/capstan/jepsen/history"
+)
+
+// The availability workload asks every node for every partition at both levels. Its
+// ledger counts the other workloads' requests too: service is service.
+var availability = Checker{
+	Workload: "availability", Name: "ledger",
+	What: "eventual requests are answered by every live node; linearizable ones are refused in time where there is no quorum, " +
+		"and served within two election timeouts of a fault where there is one",
+	Check: checkAvailability,
+}
+
+const (
+	// serviceTimeouts are how many election timeouts service may be away.
+	serviceTimeouts = 2
+	// serviceAllowance is what a machine that runs all nodes, the clients and the
+	// network may add to that, before it counts as a violation.
+	serviceAllowance = time.Second
+	// faultSettles is how long a fault may take from its line in the history until it
+	// is in force everywhere: before that an operation may be served as if it was not.
+	faultSettles = 500 * time.Millisecond
+)
+
+// Availability is the ledger of a run: of the operations without a session that began
+// and ended between two changes of who can reach whom.
+type Availability struct {
+	// Bound is for how long service may be away; Allowance what was added to it.
+	Bound     time.Duration `json:"bound"`
+	Allowance time.Duration `json:"allowance"`
+	// Rows are by node, level and situation. Those of which nothing was asked are
+	// left out.
+	Rows []AvailabilityRow `json:"rows"`
+	// Interruptions of linearizable service, a line for each time that who can reach
+	// whom changed and somebody was then refused who had a quorum.
+	Interruptions []Interruption `json:"interruptions"`
+	// UnderWay operations were neither before nor after a change.
+	UnderWay int `json:"under_way"`
+}
+
+// AvailabilityRow counts the operations at one node, at one level, in one situation:
+// "whole" without any fault, "majority" with a quorum within the node's reach,
+// "minority" without, "disturbed" where nobody can tell, "stopped" where the node was
+// down, paused, on its way back, or cut off from clients.
+type AvailabilityRow struct {
+	Node      string        `json:"node"`
+	Level     history.Level `json:"level"`
+	Situation string        `json:"situation"`
+	Asked     int           `json:"asked"`
+	// Answered with success, or with a condition that did not hold. Refused: nothing
+	// was done. Unknown: the node said that it does not know. Silent: there was no
+	// answer in time.
+	Answered int `json:"answered"`
+	Refused  int `json:"refused"`
+	Unknown  int `json:"unknown"`
+	Silent   int `json:"silent"`
+	// How long answers took, and refusals.
+	P50        time.Duration `json:"p50"`
+	P99        time.Duration `json:"p99"`
+	Max        time.Duration `json:"max"`
+	RefusedP50 time.Duration `json:"refused_p50"`
+	RefusedMax time.Duration `json:"refused_max"`
+}
+
+// Interruption is a time when linearizable requests were refused at nodes that had a
+// quorum within reach.
+type Interruption struct {
+	// Fault that began then; -1: one ended, or the run began.
+	Fault int           `json:"fault"`
+	What  string        `json:"what"`
+	At    time.Duration `json:"at"`
+	// Partitions that were asked for where they had a quorum; Interrupted: those that
+	// were refused somewhere at first.
+	Partitions  int `json:"partitions"`
+	Interrupted int `json:"interrupted"`
+	// P50 and Max of the time until each of those was served at all nodes with a
+	// quorum: until the first answer came. AtLeast is the longest after which one was
+	// still refused.
+	P50     time.Duration `json:"p50"`
+	Max     time.Duration `json:"max"`
+	AtLeast time.Duration `json:"at_least"`
+	// Open: those that were not served before something else changed.
+	Open int `json:"open"`
+}
+
+func checkAvailability(v *View) Judgement {
+	h := v.History
+	l := &ledger{h: h, epochs: epochs(h), bound: serviceTimeouts * h.Run.ElectionTimeout, rows: map[rowKey]*tally{}, service: map[serviceKey][]*history.Op{}, own: map[ownKey]bool{}}
+	if len(h.Run.Placement) == 0 || l.bound <= 0 {
+		return Judgement{Void: []string{"availability: where the replicas are, or the election timeout, is not recorded"}}
+	}
+	for i := range h.Ops {
+		if o := &h.Ops[i]; !o.Final && o.Session == "" && o.Acks <= 1 && o.Partition >= 0 && slices.Contains(h.Run.Nodes, o.Node) {
+			l.enter(o)
+		}
+	}
+	a := l.sum()
+	v.Stats.Availability = a
+	for _, f := range l.findings {
+		l.judgement.Findings = append(l.judgement.Findings, *f)
+	}
+	j := l.judgement
+	hit := slices.ContainsFunc(h.Faults, func(f history.Band) bool { return effects[f.Kind] == stops || effects[f.Kind] == parts })
+	if hit && l.duringFaults == 0 {
+		j.Void = append(j.Void, "availability: nothing could be judged during any fault")
+	}
+	longest := Interruption{}
+	for _, i := range a.Interruptions {
+		if i.Max > longest.Max {
+			longest = i
+		}
+	}
+	j.Detail = fmt.Sprintf("%d eventual and %d linearizable operations judged, %d of them during faults, %d left out as a fault began or ended meanwhile",
+		l.eventual, l.linearizable, l.duringFaults, a.UnderWay)
+	if longest.Max > 0 {
+		j.Detail += fmt.Sprintf("; served again after %v at most, at %v (%s), where %v are allowed", rounded(longest.Max), rounded(longest.At), longest.What, l.bound)
+	}
+	return j
+}
+
+type rowKey struct {
+	node  string
+	level history.Level
+	situation
+}
+
+type tally struct {
+	AvailabilityRow
+	answered, refused []time.Duration
+}
+
+type serviceKey struct {
+	epoch     int
+	partition int
+	node      string
+}
+
+type ownKey struct {
+	epoch     int
+	node, key string
+}
+
+// ledger is being written, operation by operation in order of invocation.
+type ledger struct {
+	h      *history.History
+	epochs []epoch
+	bound  time.Duration
+
+	rows map[rowKey]*tally
+	// service are the linearizable operations where there was a quorum.
+	service map[serviceKey][]*history.Op
+	// own keys a node has taken an eventual write of in an epoch.
+	own map[ownKey]bool
+
+	underWay, eventual, linearizable, duringFaults int
+	judgement                                      Judgement
+	findings                                       []*Finding
+}
+
+func (l *ledger) enter(o *history.Op) {
+	at, exact := slices.BinarySearchFunc(l.epochs, o.Invoke, func(e epoch, t time.Duration) int { return cmp.Compare(e.from, t) })
+	if !exact {
+		at--
+	}
+	e := &l.epochs[at]
+	if o.Outcome == "" || o.Return >= e.until {
+		l.underWay++
+		return
+	}
+	replicas := l.h.Run.Placement[o.Partition]
+	s := e.at(o.Node, replicas)
+	l.count(o, s)
+	if s == stopped {
+		return
+	}
+	switch o.Level {
+	case history.Eventual:
+		l.enterEventual(o, at, s, replicas)
+	case history.Linearizable:
+		l.enterLinearizable(o, at, s)
+	case history.Bounded: // it may be refused, once its bound is used up
+	}
+}
+
+func (l *ledger) judged(n *int, s situation) {
+	*n++
+	l.judgement.Seen++
+	if s != whole {
+		l.duringFaults++
+	}
+}
+
+// enterEventual: it is answered, whatever the network does. A read by a node that
+// reaches no replica can only show what it has taken itself.
+func (l *ledger) enterEventual(o *history.Op, at int, s situation, replicas []string) {
+	e := &l.epochs[at]
+	own := ownKey{at, o.Node, o.Key}
+	if !o.Write() && (o.Func == history.Scan || !e.reaches(o.Node, replicas) && !l.own[own]) {
+		return
+	}
+	l.judged(&l.eventual, s)
+	if o.Outcome == history.OK {
+		l.own[own] = l.own[own] || o.Write()
+		return
+	}
+	l.find(o.Node, fmt.Sprintf("an eventual %s was not answered by %s, which was up and in reach, since %v: %s",
+		o.Func, o.Node, e, failure(o)), o)
+}
+
+// enterLinearizable: where there is no quorum it is refused, in time.
+func (l *ledger) enterLinearizable(o *history.Op, at int, s situation) {
+	e := &l.epochs[at]
+	if s == disturbed {
+		return
+	}
+	l.judged(&l.linearizable, s)
+	if s != minority {
+		k := serviceKey{at, o.Partition, o.Node}
+		l.service[k] = append(l.service[k], o)
+	}
+	switch {
+	case silent(o):
+		l.find(o.Node, fmt.Sprintf("a linearizable %s was neither answered nor refused by %s, which was up and in reach, within %v, in the %s since %v: %s",
+			o.Func, o.Node, rounded(o.Return-o.Invoke), s, e, failure(o)), o)
+	case s == minority && served(o) && o.Invoke-e.from > faultSettles:
+		l.find(o.Node, fmt.Sprintf("a linearizable %s was answered by %s, %v after %v, though no quorum of partition %d was within its reach",
+			o.Func, o.Node, rounded(o.Invoke-e.from), e, o.Partition), o)
+	}
+}
+
+// served: a quorum must have had a part in the answer.
+func served(o *history.Op) bool { return o.Outcome == history.OK || o.Mismatch }
+
+// silent: no node said anything.
+func silent(o *history.Op) bool { return !served(o) && o.Reason == "" }
+
+func failure(o *history.Op) string {
+	switch {
+	case o.Reason != "":
+		return o.Reason
+	case o.Code != "":
+		return o.Code
+	}
+	return "no answer"
+}
+
+// find adds a finding, as long as there are not too many.
+func (l *ledger) find(key, why string, ops ...*history.Op) {
+	if len(l.findings) < maxLedgerFindings {
+		l.findings = append(l.findings, &Finding{Key: key, Why: why, Ops: show(ops...)})
+	}
+}
+
+// maxLedgerFindings of a run. A node that answers nothing would give thousands.
+const maxLedgerFindings = 50
+
+func (l *ledger) count(o *history.Op, s situation) {
+	k := rowKey{o.Node, o.Level, s}
+	t := l.rows[k]
+	if t == nil {
+		t = &tally{AvailabilityRow: AvailabilityRow{Node: o.Node, Level: o.Level, Situation: string(s)}}
+		l.rows[k] = t
+	}
+	t.Asked++
+	took := o.Return - o.Invoke
+	switch {
+	case served(o):
+		t.Answered++
+		t.answered = append(t.answered, took)
+	case silent(o):
+		t.Silent++
+	case o.Outcome == history.Fail:
+		t.Refused++
+		t.refused = append(t.refused, took)
+	default:
+		t.Unknown++
+		t.refused = append(t.refused, took)
+	}
+}
+
+func (l *ledger) sum() *Availability {
+	a := &Availability{Bound: l.bound, Allowance: serviceAllowance, Rows: []AvailabilityRow{}, Interruptions: []Interruption{}, UnderWay: l.underWay}
+	for _, node := range l.h.Run.Nodes {
+		for _, level := range []history.Level{history.Linearizable, history.Bounded, history.Eventual} {
+			for _, s := range situations {
+				t := l.rows[rowKey{node, level, s}]
+				if t == nil {
+					continue
+				}
+				slices.Sort(t.answered)
+				slices.Sort(t.refused)
+				t.P50, t.P99, t.Max = quantile(t.answered, 50), quantile(t.answered, 99), quantile(t.answered, 100)
+				t.RefusedP50, t.RefusedMax = quantile(t.refused, 50), quantile(t.refused, 100)
+				a.Rows = append(a.Rows, t.AvailabilityRow)
+			}
+		}
+	}
+	keys := slices.SortedFunc(maps.Keys(l.service), func(a, b serviceKey) int {
+		return cmp.Or(cmp.Compare(a.epoch, b.epoch), cmp.Compare(a.partition, b.partition), cmp.Compare(a.node, b.node))
+	})
+	for len(keys) > 0 {
+		at := keys[0].epoch
+		n := slices.IndexFunc(keys, func(k serviceKey) bool { return k.epoch != at })
+		if n < 0 {
+			n = len(keys)
+		}
+		if i := l.interruption(&l.epochs[at], keys[:n]); i.Interrupted > 0 {
+			a.Interruptions = append(a.Interruptions, i)
+		}
+		keys = keys[n:]
+	}
+	return a
+}
+
+// interruption of service in one epoch, by partition and node.
+func (l *ledger) interruption(e *epoch, keys []serviceKey) Interruption {
+	i := Interruption{Fault: -1, What: e.String(), At: e.from}
+	if e.began != nil {
+		i.Fault = e.began.Number
+	}
+	again := map[int]time.Duration{} // by partition
+	open := map[int]bool{}
+	all := map[int]bool{}
+	for _, k := range keys {
+		all[k.partition] = true
+		ops := l.service[k]
+		first := slices.IndexFunc(ops, served)
+		if first < 0 {
+			first = len(ops)
+		}
+		if first > 0 {
+			if first == len(ops) {
+				open[k.partition] = true
+			}
+			last := ops[first-1]
+			i.AtLeast = max(i.AtLeast, last.Invoke-e.from)
+			again[k.partition] = max(again[k.partition], 0)
+			if first < len(ops) {
+				again[k.partition] = max(again[k.partition], ops[first].Return-e.from)
+			}
+		}
+		l.judgeService(e, k, ops)
+	}
+	var times []time.Duration
+	for partition, after := range again {
+		if !open[partition] {
+			times = append(times, after)
+		}
+	}
+	slices.Sort(times)
+	i.Partitions, i.Interrupted, i.Open = len(all), len(again), len(open)
+	i.P50, i.Max = quantile(times, 50), quantile(times, 100)
+	return i
+}
+
+// judgeService holds every stretch of refusals against the bound: the one with which an
+// epoch begins from that beginning on, later ones from their first refusal. It lasted
+// at least until the last request began that was refused.
+func (l *ledger) judgeService(e *epoch, k serviceKey, ops []*history.Op) {
+	since, first := e.from, -1
+	for n, o := range ops {
+		if served(o) {
+			since, first = -1, -1
+			continue
+		}
+		if first < 0 {
+			first = n
+		}
+		if since < 0 {
+			since = o.Invoke
+		}
+		ends := n+1 == len(ops) || served(ops[n+1])
+		if away := o.Invoke - since; ends && away > l.bound+serviceAllowance {
+			shown := []*history.Op{ops[first], o}
+			if n+1 < len(ops) {
+				shown = append(shown, ops[n+1])
+			}
+			l.find(k.node, fmt.Sprintf("partition %d was not served at %s for at least %v, with a quorum of it within reach, since %v: %v are allowed; last %s",
+				k.partition, k.node, rounded(away), e, l.bound, failure(o)), shown...)
+		}
+	}
+}
