@@ -179,6 +179,27 @@ func TestHistogram(t *testing.T) {
 	}
 }
 
+// Nodes' distributions are added up, and every write is in one part of its bar.
+func TestStats(t *testing.T) {
+	h := aRun(10)
+	r := aResult(h, check.Holds)
+	all := measured(r.Stats.Staleness)
+	if len(all) != 2 || len(all[0].Bars) != 6 || all[0].Bars[0] != (bar{"fresh", "1 400", 100}) || all[0].Bars[3].Count != "300" || all[0].Bars[5].Label != "> 1 s" {
+		t.Errorf("%+v", all)
+	}
+	if measured(nil) != nil {
+		t.Error("something of nothing")
+	}
+	f := allFates(r.Stats)[0]
+	sum := 0.0
+	for _, p := range f.Parts {
+		sum += p.Width
+	}
+	if sum < 99.9 || sum > 100.1 || len(f.Parts) != 5 || !strings.Contains(f.Says, "60 superseded (12 %)") || !strings.Contains(f.Says, "7 not asked") {
+		t.Errorf("%v: %+v", sum, f)
+	}
+}
+
 func TestSpansAndClocks(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		0: "0", 300 * time.Nanosecond: "0", 25 * time.Microsecond: "25 µs", 1500 * time.Microsecond: "1.5 ms", 1500 * time.Millisecond: "1.5 s",

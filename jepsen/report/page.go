@@ -43,7 +43,9 @@ type page struct {
 	Rate     rateChart
 	Latency  []latencyChart
 	Strips   []stripGroup
-	Stale    []histogram
+	Measured []histogram // how old answers were
+	Stale    []histogram // how old they said that they may be
+	Fates    []fates
 
 	Judged []judged
 	Faults []fault
@@ -96,7 +98,7 @@ func newPage(h *history.History, r *check.Result, o Options) *page {
 	p := &page{
 		Style: template.CSS(pageCSS), Planted: h.Run.Planted, Void: r.Void,
 		Ticks: a.ticks(), Moment: span(a.moment), Rate: newRateChart(h, a), Latency: latencyCharts(h, a),
-		Stale: histograms(h), Unfelt: r.Unfelt, Repeat: quote(o.Repeat), Files: o.Files, Picture: o.Picture,
+		Measured: measured(r.Stats.Staleness), Stale: histograms(h), Fates: allFates(r.Stats), Unfelt: r.Unfelt, Repeat: quote(o.Repeat), Files: o.Files, Picture: o.Picture,
 		Troubles: h.Troubles,
 	}
 	p.Verdict, p.Word, p.Mark = words(r.Verdict)

@@ -102,6 +102,14 @@ func aResult(h *history.History, v check.Verdict) *check.Result {
 			{Name: "answers", What: "nothing is read that was never written, or was refused", OK: true, Seen: 1800},
 		}})
 	}
+	ages := func(scale int) check.Ages {
+		return check.Ages{Count: 400, Stale: 120, P50: 0, P99: 80 * time.Millisecond, Max: 900 * time.Millisecond, Histogram: []int{280, 10, 20, 30 * scale, 20, 5}}
+	}
+	r.Stats.Staleness = &check.Staleness{Buckets: []time.Duration{0, time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond, time.Second}}
+	for i, n := range h.Run.Nodes {
+		r.Stats.Staleness.Nodes = append(r.Stats.Staleness.Nodes, check.NodeStaleness{Node: n, Eventual: ages(i), Bounded: ages(1)})
+	}
+	r.Stats.Fates = []check.Fates{{Workload: "mixed", Writes: 500, Committed: 430, Superseded: 60, Lost: 2, Pending: 1, Conflicts: 60}}
 	switch v {
 	case check.Violated:
 		r.Sentence = "Violated: register: register/3 is not linearizable: a read after 19.2 s saw a value that had been replaced before it began."

@@ -2,8 +2,10 @@ package report
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
+	"github.com/capstan-kv/capstan/jepsen/check"
 	"github.com/capstan-kv/capstan/jepsen/history"
 )
 
@@ -26,6 +28,49 @@ type bar struct {
 	Label string
 	Count string
 	Width float64 // in percent of the longest
+}
+
+// measured histograms are those of a workload that wrote and then looked, all nodes
+// together, and what each node had of them in a line.
+func measured(s *check.Staleness) (all []histogram) {
+	if s == nil {
+		return nil
+	}
+	for _, k := range []struct {
+		name string
+		of   func(check.NodeStaleness) check.Ages
+	}{
+		{"eventual reads", func(n check.NodeStaleness) check.Ages { return n.Eventual }},
+		{"bounded reads", func(n check.NodeStaleness) check.Ages { return n.Bounded }},
+		{"until a write was first shown", func(n check.NodeStaleness) check.Ages { return n.Shown }},
+	} {
+		counts, labels := make([]int, len(s.Buckets)+1), make([]string, len(s.Buckets)+1)
+		for b := range counts {
+			switch {
+			case b == len(s.Buckets):
+				labels[b] = "> " + span(s.Buckets[b-1])
+			case s.Buckets[b] == 0:
+				labels[b] = "fresh"
+			default:
+				labels[b] = "≤ " + span(s.Buckets[b])
+			}
+		}
+		var says []string
+		for _, n := range s.Nodes {
+			ages := k.of(n)
+			if ages.Count == 0 {
+				continue
+			}
+			for b, count := range ages.Histogram[:min(len(ages.Histogram), len(counts))] {
+				counts[b] += count
+			}
+			says = append(says, fmt.Sprintf("%s: %s of %s stale, 99 %% within %s, all within %s", n.Node, share(float64(ages.Stale), float64(ages.Count)), number(ages.Count), span(ages.P99), span(ages.Max)))
+		}
+		if len(says) > 0 {
+			all = append(all, histogram{Name: k.name, Says: strings.Join(says, "; "), Bars: bars(counts, labels)})
+		}
+	}
+	return all
 }
 
 // histograms of how old answers said that they may be.
@@ -59,9 +104,9 @@ func histograms(h *history.History) (all []histogram) {
 	return all
 }
 
-// newHistogram leaves out empty classes at both ends.
+// newHistogram counts times into bins.
 func newHistogram(name, says string, times []time.Duration) histogram {
-	counts := make([]int, len(bins)+1)
+	counts, labels := make([]int, len(bins)+1), make([]string, len(bins)+1)
 	for _, t := range times {
 		b := 0
 		for b < len(bins) && t >= bins[b] {
@@ -69,19 +114,23 @@ func newHistogram(name, says string, times []time.Duration) histogram {
 		}
 		counts[b]++
 	}
-	first, last, most := len(counts), 0, 0
+	for b, upper := range bins {
+		labels[b] = "< " + span(upper)
+	}
+	labels[len(bins)] = "≥ " + span(bins[len(bins)-1])
+	return histogram{Name: name, Says: says, Bars: bars(counts, labels)}
+}
+
+// bars leaves out those at both ends that are empty.
+func bars(counts []int, labels []string) (all []bar) {
+	first, last, most := len(counts), -1, 1
 	for b, n := range counts {
 		if n > 0 {
 			first, last, most = min(first, b), b, max(most, n)
 		}
 	}
-	h := histogram{Name: name, Says: says}
 	for b := first; b <= last; b++ {
-		label := "≥ " + span(bins[len(bins)-1])
-		if b < len(bins) {
-			label = "< " + span(bins[b])
-		}
-		h.Bars = append(h.Bars, bar{Label: label, Count: number(counts[b]), Width: percent(float64(counts[b]) / float64(most) * width)})
+		all = append(all, bar{Label: labels[b], Count: number(counts[b]), Width: percent(float64(counts[b]) / float64(most) * width)})
 	}
-	return h
+	return all
 }
