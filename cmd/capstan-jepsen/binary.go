@@ -1,9 +1,13 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 )
 
 // findBinary is the capstan to test: the one that is named, else the one beside
@@ -27,4 +31,24 @@ func findBinary(named string) (string, error) {
 		return "", usageErrorf("there is no capstan beside this program, nor in PATH").hint("--binary PATH, or make build")
 	}
 	return filepath.Abs(path)
+}
+
+// canPlant says why a binary cannot have a fault planted: it would run without, and
+// nobody would know.
+func canPlant(ctx context.Context, binary, fault string) error {
+	out, err := exec.CommandContext(ctx, binary, "version", "-o", "json").Output()
+	if err != nil {
+		return usageErrorf("%s version: %w", binary, err)
+	}
+	var said struct{ Plantable []string }
+	if err := json.Unmarshal(out, &said); err != nil {
+		return usageErrorf("%s version: %w", binary, err)
+	}
+	switch {
+	case len(said.Plantable) == 0:
+		return usageErrorf("--plant: %s is no build with planted faults", binary).hint("make build-faults, then --binary bin/capstan-faults")
+	case !slices.Contains(said.Plantable, fault):
+		return usageErrorf("--plant: no fault %q: there are %s", fault, strings.Join(said.Plantable, ", "))
+	}
+	return nil
 }

@@ -32,7 +32,10 @@ func allLists() lists {
 		l.Workloads = append(l.Workloads, listed{Name: w.Name, What: w.What})
 	}
 	for _, k := range nemesis.Kinds() {
-		l.Nemeses = append(l.Nemeses, listed{Name: k.Name, What: k.What})
+		l.Nemeses = append(l.Nemeses, listed{Name: k.Name, What: k.What, Needs: k.Needs()})
+	}
+	for _, g := range nemesis.Groups() {
+		l.Groups = append(l.Groups, listed{Name: g.Name, What: g.What, Kinds: g.Kinds})
 	}
 	return l
 }
@@ -73,12 +76,16 @@ func (l lists) text() string {
 			if x.Needs != "" {
 				what += " (needs " + x.Needs + ")"
 			}
+			if len(x.Kinds) > 0 && len(x.Kinds) < 8 {
+				what += ": " + strings.Join(x.Kinds, ", ")
+			}
 			fmt.Fprintf(table, "  %s\t%s\n", x.Name, what)
 		}
 	}
-	section("Workloads, for --workload:", l.Workloads)
+	section("Workloads, for --workload, or all:", l.Workloads)
 	section("\nNemeses, for --nemesis:", l.Nemeses)
 	section("\nGroups of nemeses, for --nemesis too:", l.Groups)
 	_ = table.Flush() // a builder takes all
+	b.WriteString("\nA fault build of capstan, for --binary, is bin/capstan-faults of make build-faults.\n")
 	return b.String()
 }

@@ -18,10 +18,10 @@ import (
 )
 
 // binary is something that can be executed.
-func binary(t *testing.T) string {
+func binary(t *testing.T, plantable ...string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "capstan")
-	must(t, os.WriteFile(path, []byte("#!/bin/sh\n"), 0o755))
+	must(t, os.WriteFile(path, fmt.Appendf(nil, "#!/bin/sh\necho '{\"plantable\":%s}'\n", strings.ReplaceAll(fmt.Sprintf("%q", plantable), " ", ",")), 0o755))
 	return path
 }
 
@@ -49,6 +49,8 @@ func TestUsage(t *testing.T) {
 		{"run --binary ./nothing", []string{"--binary", "./nothing"}},
 		{"run --schedule nothing --binary " + b, []string{"--schedule", "nothing"}},
 		{"run --schedule " + b + " --binary " + b, []string{"--schedule", "event 1"}},
+		{"run --plant drop-hint --binary " + b, []string{"no build with planted faults", "make build-faults"}},
+		{"run --plant dropped --binary " + binary(t, "drop-hint", "skip-base"), []string{`no fault "dropped"`, "drop-hint, skip-base"}},
 		{"run -o yaml --binary " + b, []string{`not "yaml"`}},
 	} {
 		if status := s.run(t, strings.Fields(c.args)...); status != exitCannotTell {
@@ -93,6 +95,9 @@ func TestList(t *testing.T) {
 	}
 	for _, k := range nemesis.Kinds() {
 		want = append(want, k.Name)
+	}
+	for _, g := range nemesis.Groups() {
+		want = append(want, g.Name)
 	}
 	var got []string
 	for line := range strings.Lines(s.stdout.String()) {
@@ -155,11 +160,20 @@ func TestRunTellsTheVerdict(t *testing.T) {
 	}
 }
 
+func TestRunOfAllWorkloads(t *testing.T) {
+	t.Chdir(t.TempDir())
+	s := newShell(recorded(t, 100, false))
+	s.run(t, "run", "--binary", binary(t), "--workload", "all")
+	if len(s.configs) != 1 || len(s.configs[0].Workloads) != len(workload.All()) {
+		t.Errorf("%+v: %s", s.configs, s.stderr.String())
+	}
+}
+
 func TestRunAsJSON(t *testing.T) {
 	t.Chdir(t.TempDir())
 	s := newShell(recorded(t, 100, true))
 	must(t, os.WriteFile("schedule", nil, 0o644))
-	if status := s.run(t, "run", "--binary", binary(t), "--schedule", "schedule", "--seed", "9", "--lab", "loopback", "--plant", "skip-base", "-o", "json"); status != 1 {
+	if status := s.run(t, "run", "--binary", binary(t, "drop-hint", "skip-base"), "--schedule", "schedule", "--seed", "9", "--lab", "loopback", "--plant", "skip-base", "-o", "json"); status != 1 {
 		t.Fatalf("status %d: %s", status, s.stderr.String())
 	}
 	got := decode(t, s.stdout.String())

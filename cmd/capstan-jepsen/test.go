@@ -74,8 +74,8 @@ tell, or did not run.`,
 	}
 	s.add(cmd)
 	flags, c := cmd.Flags(), &s.config
-	flags.StringSliceVar(&c.Workloads, "workload", []string{"register"}, "what clients do, see list")
-	flags.StringSliceVar(&c.Nemeses, "nemesis", []string{"cut-halves"}, "what is done to the cluster, see list; none for nothing")
+	flags.StringSliceVar(&c.Workloads, "workload", []string{"register"}, "what clients do, see list; all for all")
+	flags.StringSliceVar(&c.Nemeses, "nemesis", []string{"cut-halves", "pause"}, "what is done to the cluster, see list; none for nothing")
 	flags.DurationVar(&c.TimeLimit, "time-limit", jepsen.DefaultTimeLimit, "how long clients work; start and end come on top")
 	flags.Uint64Var(&c.Seed, "seed", 0, "what the plan of faults and the operations are drawn from (default: drawn, and told)")
 	flags.StringVar(&s.schedule, "schedule", "", "carry out the faults of this file, as a run writes one, instead of drawing them")
@@ -88,16 +88,22 @@ tell, or did not run.`,
 	flags.DurationVar(&c.OpTimeout, "timeout", jepsen.DefaultOpTimeout, "deadline of an operation")
 	flags.StringVar(&s.store, "dir", "store", "directory for the directories of runs")
 	flags.BoolVar(&c.Keep, "keep", false, "leave the nodes' data directories, too")
-	flags.StringVar(&c.Planted, "plant", "", "plant this fault; the binary must be a build with planted faults (make build-faults)")
+	flags.StringVar(&c.Planted, "plant", "", "plant this fault in a binary that has some (make build-faults): it should be found")
 	return cmd
 }
 
 // complete checks what can be checked before anything is made.
-func (s *testSettings) complete(args []string) error {
+func (s *testSettings) complete(ctx context.Context, args []string) error {
 	c := &s.config
 	c.Lab = lab.Kind(s.lab)
 	if c.Lab != lab.Namespaces && c.Lab != lab.Loopback {
 		return usageErrorf("--lab is %s or %s, not %q", lab.Namespaces, lab.Loopback, s.lab)
+	}
+	if slices.Equal(c.Workloads, []string{"all"}) {
+		c.Workloads = nil
+		for _, w := range workload.All() {
+			c.Workloads = append(c.Workloads, w.Name)
+		}
 	}
 	if slices.Equal(c.Nemeses, []string{"none"}) {
 		c.Nemeses = nil
@@ -126,6 +132,9 @@ func (s *testSettings) complete(args []string) error {
 		return err
 	}
 	if c.Planted != "" {
+		if err := canPlant(ctx, c.Binary, c.Planted); err != nil {
+			return err
+		}
 		c.Env = []string{faultVariable + "=" + c.Planted}
 	}
 	c.Harness, c.Command = programVersion(), append([]string{"capstan-jepsen"}, args...)
@@ -138,7 +147,7 @@ func (p *program) runTest(ctx context.Context, s testSettings) error {
 	if err != nil {
 		return err
 	}
-	if err := s.complete(p.args); err != nil {
+	if err := s.complete(ctx, p.args); err != nil {
 		var usage *usageError
 		if !errors.As(err, &usage) {
 			return usageErrorf("%w", err).hint("capstan-jepsen list, capstan-jepsen run --help")
@@ -222,6 +231,9 @@ func known(c *jepsen.Config) error {
 		}
 	}
 	for _, name := range c.Nemeses {
+		if slices.ContainsFunc(nemesis.Groups(), func(g nemesis.Group) bool { return g.Name == name }) {
+			continue
+		}
 		if _, err := nemesis.Find(name); err != nil {
 			return usageErrorf("%w", err).hint("capstan-jepsen list")
 		}
