@@ -286,7 +286,10 @@ func (c Config) jobs() []job {
 		slots := c.Concurrency * c.Nodes
 		jobs = append(jobs, job{
 			name: name, slots: slots, routed: w.Routed, rate: w.Rate * float64(c.Nodes), seed: c.Seed,
-			generator: w.New(workload.Config{Seed: c.Seed, Nodes: c.names(), Processes: slots, ElectionTimeout: electionTimeout}),
+			generator: w.New(workload.Config{
+				Seed: c.Seed, Nodes: c.names(), Processes: slots, ElectionTimeout: electionTimeout,
+				Partitions: c.Partitions, PartitionOf: func(key string) int { return partitionOf(key, c.Partitions) },
+			}),
 		})
 		if w.Rate == 0 {
 			share++

@@ -33,7 +33,7 @@ type link struct {
 
 func newChain(workload string, c Config, opsPerKey int, next func(slot, n int, value string) (string, string)) *chain {
 	return &chain{
-		random: c.random(workload), nodes: c.Nodes, keys: newKeys(workload, c, c.Processes/3, opsPerKey),
+		random: c.random(workload), nodes: c.Nodes, keys: newKeys(workload, c, c.eachPartition(), opsPerKey),
 		slots: make([]link, c.Processes), next: next,
 	}
 }

@@ -13,7 +13,7 @@ var mixed = Workload{
 	Name: "mixed",
 	What: "linearizable and eventual operations on the same keys: rule 13 of the contract, and rule 6, which it permits to be broken",
 	New: func(c Config) Generator {
-		return newLevels("mixed", c, c.Processes/3, 200, []choice{
+		return newLevels("mixed", c, 200, []choice{
 			{25, history.Op{Func: history.Put, Level: history.Eventual}},
 			{4, history.Op{Func: history.Put, Level: history.Eventual, Acks: 2}},
 			{4, history.Op{Func: history.Delete, Level: history.Eventual}},
@@ -51,10 +51,10 @@ type levels struct {
 	seen   []map[string]history.Op // by slot, by key: the committed value it saw last
 }
 
-func newLevels(workload string, c Config, active, opsPerKey int, choices []choice) *levels {
+func newLevels(workload string, c Config, opsPerKey int, choices []choice) *levels {
 	l := &levels{
 		workload: workload, nodes: c.Nodes, choices: choices, random: c.random(workload),
-		keys: newKeys(workload, c, active, opsPerKey), writes: make([]int, c.Processes), seen: make([]map[string]history.Op, c.Processes),
+		keys: newKeys(workload, c, c.eachPartition(), opsPerKey), writes: make([]int, c.Processes), seen: make([]map[string]history.Op, c.Processes),
 	}
 	for _, o := range choices {
 		l.weights += o.weight

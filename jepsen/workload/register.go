@@ -29,7 +29,7 @@ type registers struct {
 
 func newRegister(c Config) Generator {
 	return &registers{
-		random: c.random("register"), nodes: c.Nodes, keys: newKeys("register", c, c.Processes/2, 300),
+		random: c.random("register"), nodes: c.Nodes, keys: newKeys("register", c, c.eachPartition(), 300),
 		writes: make([]int, c.Processes), seen: make([]map[string]history.Op, c.Processes),
 	}
 }

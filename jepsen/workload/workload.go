@@ -41,6 +41,10 @@ type Config struct {
 	OpsPerKey int
 	// ElectionTimeout of the cluster's partitions.
 	ElectionTimeout time.Duration
+	// Partitions of the cluster, 0 if nobody knows; and which of them, from 0, a
+	// key is in, nil likewise.
+	Partitions  int
+	PartitionOf func(key string) int
 }
 
 // Generator makes the operations of one workload. Its methods may be called
