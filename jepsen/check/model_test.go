@@ -436,7 +436,7 @@ func (m *model) local(n *modelNode, key string) modelState {
 var modelled = []string{"register", "set", "counter", "mixed", "eventual"}
 
 const (
-	modelRuns  = 12
+	modelRuns  = 8
 	modelSteps = 6000
 )
 
