@@ -19,15 +19,24 @@ var availability = Checker{
 	Check: checkAvailability,
 }
 
+// loopback is the lab in which links cannot be touched.
+const loopback = "loopback"
+
 const (
 	// serviceTimeouts are how many election timeouts service may be away.
 	serviceTimeouts = 2
 	// serviceAllowance is what a machine that runs all nodes, the clients and the
-	// network may add to that, before it counts as a violation.
+	// network may add to that, or to a deadline, before it counts as a violation.
 	serviceAllowance = time.Second
-	// faultSettles is how long a fault may take from its line in the history until it
-	// is in force everywhere: before that an operation may be served as if it was not.
-	faultSettles = 500 * time.Millisecond
+	// eventualAllowance is for how long an eventual request may go without an answer
+	// on such a machine: one that was given up earlier tells nothing.
+	eventualAllowance = 2 * time.Second
+	// changeSettles is how far a fault's line in the history may be from its beginning
+	// or end: a fault is told of once it is in force everywhere, or nowhere any more.
+	changeSettles = 500 * time.Millisecond
+	// cutsSettle is the same where nodes are told to cut themselves off, each by a
+	// request that may have to be repeated.
+	cutsSettle = 2500 * time.Millisecond
 )
 
 // Availability is the ledger of a run: of the operations without a session that began
@@ -48,8 +57,9 @@ type Availability struct {
 
 // AvailabilityRow counts the operations at one node, at one level, in one situation:
 // "whole" without any fault, "majority" with a quorum within the node's reach,
-// "minority" without, "disturbed" where nobody can tell, "stopped" where the node was
-// down, paused, on its way back, or cut off from clients.
+// "minority" without, "alone" for an eventual read where not even one replica is,
+// "disturbed" where nobody can tell, "stopped" where the node was down, paused, on its
+// way back, or cut off from clients.
 type AvailabilityRow struct {
 	Node      string        `json:"node"`
 	Level     history.Level `json:"level"`
@@ -81,19 +91,25 @@ type Interruption struct {
 	// were refused somewhere at first.
 	Partitions  int `json:"partitions"`
 	Interrupted int `json:"interrupted"`
-	// P50 and Max of the time until each of those was served at all nodes with a
-	// quorum: until the first answer came. AtLeast is the longest after which one was
-	// still refused.
-	P50     time.Duration `json:"p50"`
-	Max     time.Duration `json:"max"`
-	AtLeast time.Duration `json:"at_least"`
+	// P50 and Max of the time until each of those was served again at some node.
+	P50 time.Duration `json:"p50"`
+	Max time.Duration `json:"max"`
+	// Refused is after how long the last request began that some node refused before it
+	// served its first. It is what is held against the bound.
+	Refused time.Duration `json:"refused"`
 	// Open: those that were not served before something else changed.
 	Open int `json:"open"`
 }
 
 func checkAvailability(v *View) Judgement {
 	h := v.History
-	l := &ledger{h: h, epochs: epochs(h), bound: serviceTimeouts * h.Run.ElectionTimeout, rows: map[rowKey]*tally{}, service: map[serviceKey][]*history.Op{}, own: map[ownKey]bool{}}
+	l := &ledger{
+		h: h, epochs: epochs(h), bound: serviceTimeouts * h.Run.ElectionTimeout, settles: changeSettles,
+		rows: map[rowKey]*tally{}, service: map[serviceKey][]*history.Op{}, own: map[ownKey]bool{},
+	}
+	if h.Run.Lab == loopback {
+		l.settles = cutsSettle
+	}
 	if len(h.Run.Placement) == 0 || l.bound <= 0 {
 		return Judgement{Void: []string{"availability: where the replicas are, or the election timeout, is not recorded"}}
 	}
@@ -114,14 +130,14 @@ func checkAvailability(v *View) Judgement {
 	}
 	longest := Interruption{}
 	for _, i := range a.Interruptions {
-		if i.Max > longest.Max {
+		if i.Fault >= 0 && i.Refused > longest.Refused {
 			longest = i
 		}
 	}
 	j.Detail = fmt.Sprintf("%d eventual and %d linearizable operations judged, %d of them during faults, %d left out as a fault began or ended meanwhile",
 		l.eventual, l.linearizable, l.duringFaults, a.UnderWay)
-	if longest.Max > 0 {
-		j.Detail += fmt.Sprintf("; served again after %v at most, at %v (%s), where %v are allowed", rounded(longest.Max), rounded(longest.At), longest.What, l.bound)
+	if longest.Refused > 0 {
+		j.Detail += fmt.Sprintf("; last refused, with a quorum, %v after %s, where %v are allowed", rounded(longest.Refused), longest.What, l.bound)
 	}
 	return j
 }
@@ -153,6 +169,8 @@ type ledger struct {
 	h      *history.History
 	epochs []epoch
 	bound  time.Duration
+	// settles is how exact the beginnings and ends of epochs are.
+	settles time.Duration
 
 	rows map[rowKey]*tally
 	// service are the linearizable operations where there was a quorum.
@@ -171,24 +189,30 @@ func (l *ledger) enter(o *history.Op) {
 		at--
 	}
 	e := &l.epochs[at]
-	if o.Outcome == "" || o.Return >= e.until {
-		l.underWay++
+	if o.Outcome == "" || o.Return >= e.until-l.settles && !last(l.epochs, at) {
+		l.underWay++ // or the change came before it was told of
 		return
 	}
 	replicas := l.h.Run.Placement[o.Partition]
 	s := e.at(o.Node, replicas)
+	// A node that reaches no replica can show no more than what it has taken itself.
+	if s != stopped && o.Level == history.Eventual && !o.Write() && !e.reaches(o.Node, replicas) && !l.own[ownKey{at, o.Node, o.Key}] {
+		s = alone
+	}
 	l.count(o, s)
 	if s == stopped {
 		return
 	}
 	switch o.Level {
 	case history.Eventual:
-		l.enterEventual(o, at, s, replicas)
+		l.enterEventual(o, at, s)
 	case history.Linearizable:
 		l.enterLinearizable(o, at, s)
 	case history.Bounded: // it may be refused, once its bound is used up
 	}
 }
+
+func last(of []epoch, at int) bool { return at == len(of)-1 }
 
 func (l *ledger) judged(n *int, s situation) {
 	*n++
@@ -198,17 +222,20 @@ func (l *ledger) judged(n *int, s situation) {
 	}
 }
 
-// enterEventual: it is answered, whatever the network does. A read by a node that
-// reaches no replica can only show what it has taken itself.
-func (l *ledger) enterEventual(o *history.Op, at int, s situation, replicas []string) {
+// enterEventual: it is answered, whatever the network does.
+func (l *ledger) enterEventual(o *history.Op, at int, s situation) {
 	e := &l.epochs[at]
-	own := ownKey{at, o.Node, o.Key}
-	if !o.Write() && (o.Func == history.Scan || !e.reaches(o.Node, replicas) && !l.own[own]) {
+	if o.Func == history.Scan || s == alone {
 		return
 	}
 	l.judged(&l.eventual, s)
 	if o.Outcome == history.OK {
-		l.own[own] = l.own[own] || o.Write()
+		if o.Write() {
+			l.own[ownKey{at, o.Node, o.Key}] = true
+		}
+		return
+	}
+	if timedOut(o) && o.Return-o.Invoke < eventualAllowance {
 		return
 	}
 	l.find(o.Node, fmt.Sprintf("an eventual %s was not answered by %s, which was up and in reach, since %v: %s",
@@ -222,15 +249,15 @@ func (l *ledger) enterLinearizable(o *history.Op, at int, s situation) {
 		return
 	}
 	l.judged(&l.linearizable, s)
-	if s != minority {
+	if s != minority && (!served(o) || o.Invoke-e.from > l.settles) { // who led may still have been heard
 		k := serviceKey{at, o.Partition, o.Node}
 		l.service[k] = append(l.service[k], o)
 	}
 	switch {
-	case silent(o):
+	case silent(o) && !(timedOut(o) && o.Return-o.Invoke < o.Deadline+serviceAllowance):
 		l.find(o.Node, fmt.Sprintf("a linearizable %s was neither answered nor refused by %s, which was up and in reach, within %v, in the %s since %v: %s",
 			o.Func, o.Node, rounded(o.Return-o.Invoke), s, e, failure(o)), o)
-	case s == minority && served(o) && o.Invoke-e.from > faultSettles:
+	case s == minority && served(o) && o.Invoke-e.from > l.settles:
 		l.find(o.Node, fmt.Sprintf("a linearizable %s was answered by %s, %v after %v, though no quorum of partition %d was within its reach",
 			o.Func, o.Node, rounded(o.Invoke-e.from), e, o.Partition), o)
 	}
@@ -241,6 +268,9 @@ func served(o *history.Op) bool { return o.Outcome == history.OK || o.Mismatch }
 
 // silent: no node said anything.
 func silent(o *history.Op) bool { return !served(o) && o.Reason == "" }
+
+// timedOut: the client, or the node, waited no longer.
+func timedOut(o *history.Op) bool { return o.Code == "deadline_exceeded" }
 
 func failure(o *history.Op) string {
 	switch {
@@ -326,37 +356,36 @@ func (l *ledger) interruption(e *epoch, keys []serviceKey) Interruption {
 	if e.began != nil {
 		i.Fault = e.began.Number
 	}
-	again := map[int]time.Duration{} // by partition
-	open := map[int]bool{}
-	all := map[int]bool{}
+	again := map[int]time.Duration{} // by partition: until somebody was served
+	interrupted := map[int]bool{}
 	for _, k := range keys {
-		all[k.partition] = true
 		ops := l.service[k]
 		first := slices.IndexFunc(ops, served)
 		if first < 0 {
 			first = len(ops)
+		} else if after, was := again[k.partition]; !was || ops[first].Return-e.from < after {
+			again[k.partition] = ops[first].Return - e.from
 		}
+		interrupted[k.partition] = interrupted[k.partition] || first > 0
 		if first > 0 {
-			if first == len(ops) {
-				open[k.partition] = true
-			}
-			last := ops[first-1]
-			i.AtLeast = max(i.AtLeast, last.Invoke-e.from)
-			again[k.partition] = max(again[k.partition], 0)
-			if first < len(ops) {
-				again[k.partition] = max(again[k.partition], ops[first].Return-e.from)
-			}
+			i.Refused = max(i.Refused, ops[first-1].Invoke-e.from)
 		}
 		l.judgeService(e, k, ops)
 	}
 	var times []time.Duration
-	for partition, after := range again {
-		if !open[partition] {
+	for partition, was := range interrupted {
+		i.Partitions++
+		if !was {
+			continue
+		}
+		i.Interrupted++
+		if after, served := again[partition]; served {
 			times = append(times, after)
+		} else {
+			i.Open++
 		}
 	}
 	slices.Sort(times)
-	i.Partitions, i.Interrupted, i.Open = len(all), len(again), len(open)
 	i.P50, i.Max = quantile(times, 50), quantile(times, 100)
 	return i
 }

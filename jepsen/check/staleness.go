@@ -122,8 +122,8 @@ func checkAge(v *View) Judgement {
 	shown := map[string]map[*history.Op]time.Duration{} // by node, by write: after its acknowledgement
 	for _, o := range v.Ops {
 		k := keys[o.Key]
-		if o.Func != history.Get || !answered(o) || k == nil || o.Node == "" {
-			continue
+		if o.Func != history.Get || !answered(o) || k == nil || o.Node == "" || o.Final {
+			continue // at the end all has been good for long
 		}
 		saw := -1
 		if place, known := k.place[o.Value]; o.Found && known {

@@ -180,13 +180,15 @@ const (
 	// is not, within the node's reach.
 	majority situation = "majority"
 	minority situation = "minority"
+	// alone: an eventual read, and no replica of the partition is.
+	alone situation = "alone"
 	// disturbed: nobody can tell.
 	disturbed situation = "disturbed"
 	// stopped: the node is stopped or on its way back, or clients do not reach it.
 	stopped situation = "stopped"
 )
 
-var situations = []situation{whole, majority, minority, disturbed, stopped}
+var situations = []situation{whole, majority, minority, alone, disturbed, stopped}
 
 // at is the situation of a partition's operations at a node. replicas are those of
 // the partition that have a vote.
