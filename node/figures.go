@@ -1,6 +1,7 @@
 package node
 
 import (
+	"slices"
 	"strconv"
 	"sync/atomic"
 
@@ -57,15 +58,43 @@ func (n *Node) figures() metrics.Snapshot {
 	}
 	ring := n.ring()
 	for id, partitions := range n.heldBack() {
-		out.HeldBack = append(out.HeldBack, metrics.HeldBack{Node: nameOf(ring, id), Partitions: partitions})
+		out.HeldBack = addHeldBack(out.HeldBack, metrics.HeldBack{Node: nameOf(ring, id), Partitions: partitions})
 	}
 	for id, peer := range n.transport.Metrics() {
-		out.Peers = append(out.Peers, metrics.Peer{
+		out.Peers = addPeer(out.Peers, metrics.Peer{
 			Name: nameOf(ring, id), Connected: n.transport.Connected(id), Connects: peer.Connects, Dropped: peer.QueueDrops,
 			FramesSent: peer.FramesSent, FramesReceived: peer.FramesReceived, BytesSent: peer.BytesSent, BytesReceived: peer.BytesReceived,
 		})
 	}
 	return out
+}
+
+// addPeer adds figures to those of the same name: whoever comes with an emptied disk
+// is another node under the old name, and a scrape with two figures of one name is
+// refused whole.
+func addPeer(all []metrics.Peer, p metrics.Peer) []metrics.Peer {
+	i := slices.IndexFunc(all, func(o metrics.Peer) bool { return o.Name == p.Name })
+	if i < 0 {
+		return append(all, p)
+	}
+	o := all[i]
+	all[i] = metrics.Peer{
+		Name: p.Name, Connected: o.Connected || p.Connected, Connects: o.Connects + p.Connects, Dropped: o.Dropped + p.Dropped,
+		FramesSent: o.FramesSent + p.FramesSent, FramesReceived: o.FramesReceived + p.FramesReceived,
+		BytesSent: o.BytesSent + p.BytesSent, BytesReceived: o.BytesReceived + p.BytesReceived,
+	}
+	return all
+}
+
+// addHeldBack does the same. Both may hold back the same partition: what is told is
+// the larger number.
+func addHeldBack(all []metrics.HeldBack, h metrics.HeldBack) []metrics.HeldBack {
+	i := slices.IndexFunc(all, func(o metrics.HeldBack) bool { return o.Node == h.Node })
+	if i < 0 {
+		return append(all, h)
+	}
+	all[i].Partitions = max(all[i].Partitions, h.Partitions)
+	return all
 }
 
 func groupFigures(g *replication.Group) metrics.Group {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/capstan-kv/capstan/node/metrics"
@@ -36,4 +37,27 @@ func TestFiguresShowTrouble(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Of nodes of one name there is one figure.
+func TestFiguresAreOnePerName(t *testing.T) {
+	var peers []metrics.Peer
+	for _, p := range []metrics.Peer{
+		{Name: "n1", Connected: true, Connects: 1, FramesSent: 2, FramesReceived: 3, BytesSent: 4, BytesReceived: 5, Dropped: 6},
+		{Name: "n2", Connects: 1}, {Name: "n1", Connects: 10, FramesSent: 20, FramesReceived: 30, BytesSent: 40, BytesReceived: 50, Dropped: 60},
+	} {
+		peers = addPeer(peers, p)
+	}
+	if want := []metrics.Peer{
+		{Name: "n1", Connected: true, Connects: 11, FramesSent: 22, FramesReceived: 33, BytesSent: 44, BytesReceived: 55, Dropped: 66}, {Name: "n2", Connects: 1},
+	}; !slices.Equal(peers, want) {
+		t.Errorf("%+v", peers)
+	}
+	var held []metrics.HeldBack
+	for _, h := range []metrics.HeldBack{{Node: "n1", Partitions: 3}, {Node: "n2", Partitions: 1}, {Node: "n1", Partitions: 4}} {
+		held = addHeldBack(held, h)
+	}
+	if want := []metrics.HeldBack{{Node: "n1", Partitions: 4}, {Node: "n2", Partitions: 1}}; !slices.Equal(held, want) {
+		t.Errorf("%+v", held)
+	}
 }

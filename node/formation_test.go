@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -118,6 +119,12 @@ func TestFormation(t *testing.T) {
 				w.machines[0].mustGet(fmt.Sprint("after", i), "x")
 			}
 			w.machines[2].mustGet("by n3", "n3")
+			// Two nodes of one name, of which one is gone for good, are one in figures.
+			for _, m := range w.machines {
+				if code, body, err := w.curl("/metrics", m); err != nil || code != http.StatusOK {
+					w.t.Errorf("/metrics of %s: %d, %v: %s", m.name, code, err, body)
+				}
+			}
 		}},
 		{"a second cluster is not joined to the first", func(w *world) {
 			w.startAll()
