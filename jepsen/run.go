@@ -40,6 +40,10 @@ const (
 	endPatience = 5 * time.Minute
 	// stopPatience bounds the nodes' stopping in order.
 	stopPatience = 20 * time.Second
+	// faultLength is how long a fault lasts, four election timeouts, and quietLength
+	// how long all is well between two of them, in a run that has the time.
+	faultLength = 4 * electionTimeout
+	quietLength = 4 * time.Second
 	// overlap is the chance that while a fault lasts another one begins.
 	overlap = 0.3
 	// progressEvery is how often Config.Progress is told.
@@ -107,10 +111,10 @@ func (c Config) plan(faultBuild bool) (nemesis.Schedule, error) {
 	if len(c.Nemeses) == 0 {
 		return nil, nil
 	}
-	fault := min(10*time.Second, c.TimeLimit/3)
+	fault, quiet := min(faultLength, c.TimeLimit/3), min(quietLength, c.TimeLimit/4)
 	return nemesis.Plan(nemesis.Config{
 		Seed: c.Seed, Nodes: c.names(), Partitions: c.Partitions, Kinds: c.Nemeses, Lab: c.Lab, FaultBuild: faultBuild,
-		Length: c.TimeLimit, Quiet: min(5*time.Second, c.TimeLimit/4), Fault: fault, Overlap: overlap,
+		Length: c.TimeLimit, Quiet: quiet, Fault: fault, Overlap: overlap,
 	})
 }
 
