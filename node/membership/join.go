@@ -124,8 +124,22 @@ func (m *Membership) join(ctx context.Context, address string) bool {
 			continue
 		}
 		m.events.send(Joined{target})
+		m.announce(target)
 	}
 	return complete
+}
+
+// announce tells the others, once, through one that has just answered, that this
+// node is there to stay. It matters to those who have heard that it leaves: if it was
+// killed before it had left, and is back before they miss it, nothing else takes that
+// back, and they would show it as left for ever.
+func (m *Membership) announce(through string) {
+	if !m.announced.CompareAndSwap(false, true) {
+		return
+	}
+	if _, err := m.serf.Join([]string{through}, true); err != nil {
+		m.announced.Store(false) // the next one that answers
+	}
 }
 
 func (m *Membership) joinFailed(ctx context.Context, address string, err error) {

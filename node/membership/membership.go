@@ -8,6 +8,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -59,6 +60,8 @@ type Membership struct {
 	tasks     sync.WaitGroup // drain, join loop, rejoins, a leave
 	listening sync.WaitGroup // the delivery of events, ended last
 	hush      context.CancelFunc
+
+	announced atomic.Bool // see announce
 
 	// tagging is held by SetClusterID, and by Close. A channel, since a wait for
 	// a mutex stops the virtual time that the holder may wait for.

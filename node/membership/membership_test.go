@@ -174,6 +174,23 @@ func TestOneThatLeavesIsNotFailedAndMayReturnElsewhere(t *testing.T) {
 	})
 }
 
+// A node is killed while it leaves: the others have heard that it goes, and not that
+// it is gone. It is back before they miss it.
+func TestOneThatIsKilledAsItLeavesMayReturn(t *testing.T) {
+	inLab(t, func(t *testing.T, l *lab) {
+		n1, n2, n3 := l.three()
+		go func() { _ = n3.Leave(context.Background()) }()
+		for _, m := range []*Membership{n1, n2} {
+			l.within(time.Second, "n3 leaves", sees(m, "n1:alive n2:alive n3:left"))
+		}
+		l.network.Crash(addr(3))
+		again := l.node(3, []string{addr(1), addr(2)}, nil)
+		for _, m := range []*Membership{n1, n2, again} {
+			l.within(15*time.Second, "n3 is back", sees(m, allAlive))
+		}
+	})
+}
+
 func TestOneThatFailsMayReturnElsewhere(t *testing.T) {
 	inLab(t, func(t *testing.T, l *lab) {
 		n1, n2, n3 := l.three()
