@@ -190,6 +190,16 @@ func TestStats(t *testing.T) {
 	if measured(nil) != nil {
 		t.Error("something of nothing")
 	}
+	l := newLedger(r.Stats.Availability)
+	if len(l.Rows) != 3 || l.Rows[1].Says != "of 300, 290 refused within 900 ms, 10 without an answer" || len(l.Rows[1].Parts) != 2 || l.Rows[2].Level != "eventual" {
+		t.Errorf("%+v", l.Rows)
+	}
+	if len(l.Away) != 2 || !strings.Contains(l.Away[0].Says, "3 of 8 partitions were refused at first; served again after 1.6 s (half), 2.1 s (all)") || !strings.Contains(l.Away[1].Says, "some node refused for 900 ms; 1 not before") {
+		t.Errorf("%+v", l.Away)
+	}
+	if newLedger(nil) != nil {
+		t.Error("a ledger of nothing")
+	}
 	f := allFates(r.Stats)[0]
 	sum := 0.0
 	for _, p := range f.Parts {

@@ -1,7 +1,8 @@
 // Package report makes the page that shows a run: one HTML file, readable
 // offline, on paper and at a phone's width, with everything in it. It asks no
 // network for anything (the page's own policy forbids it) and needs no script,
-// except for porcupine's picture, which is a page of its own inside.
+// except for porcupine's picture, which is a page of its own inside, in a frame
+// that can reach nothing outside.
 //
 // [Write] is a pure function of a history and of what the checkers found in it:
 // the same gives the same bytes. So a page can be made again from a history,

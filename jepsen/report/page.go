@@ -43,6 +43,8 @@ type page struct {
 	Rate     rateChart
 	Latency  []latencyChart
 	Strips   []stripGroup
+	AnyNode  bool
+	Ledger   *ledger
 	Measured []histogram // how old answers were
 	Stale    []histogram // how old they said that they may be
 	Fates    []fates
@@ -120,7 +122,9 @@ func newPage(h *history.History, r *check.Result, o Options) *page {
 		x := a.x(limit)
 		p.Calm = &band{Left: percent(x), Width: percent(width - x), X: x, W: width - x}
 	}
-	for _, s := range strips(h, a) {
+	all := strips(h, a)
+	p.AnyNode, p.Ledger = anyNode(all), newLedger(r.Stats.Availability)
+	for _, s := range all {
 		if n := len(p.Strips); n == 0 || p.Strips[n-1].Level != s.Level {
 			p.Strips = append(p.Strips, stripGroup{Level: s.Level})
 		}

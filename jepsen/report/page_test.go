@@ -79,8 +79,9 @@ func pages(t *testing.T) map[string][]byte {
 		Files:  []File{{"the history", "history.jsonl"}, {"the result", "results.json"}, {"n1's log", "nodes/n1.log"}},
 	}
 	write("holds", h, aResult(h, check.Holds), o)
-	o.Picture = &Picture{Key: "register/3", HTML: `<!doctype html><body style="width:3000px;background:#eef">a picture<script>
-		document.body.append(" that was drawn"); requestAnimationFrame(() => parent.postMessage("drawn", "*"))</script>`}
+	o.Picture = &Picture{Key: "register/3", HTML: `<!doctype html><body style="width:3000px;background:#eef"><span>a "picture"</span><script>
+		const wide = document.querySelector("span").getBoundingClientRect().width
+		parent.postMessage(wide > 20 ? "drawn" : "it measures " + wide, "*")</script>`}
 	write("violated", h, aResult(h, check.Violated), o)
 	planted := aRun(300)
 	planted.Run.Planted = "skip-base"

@@ -109,6 +109,19 @@ func aResult(h *history.History, v check.Verdict) *check.Result {
 	for i, n := range h.Run.Nodes {
 		r.Stats.Staleness.Nodes = append(r.Stats.Staleness.Nodes, check.NodeStaleness{Node: n, Eventual: ages(i), Bounded: ages(1)})
 	}
+	r.Stats.Availability = &check.Availability{
+		Bound: 3 * time.Second, Allowance: time.Second,
+		Rows: []check.AvailabilityRow{
+			{Node: "n1", Level: history.Linearizable, Situation: "minority", Asked: 200, Refused: 190, Silent: 10, RefusedMax: 900 * time.Millisecond},
+			{Node: "n4", Level: history.Linearizable, Situation: "minority", Asked: 100, Refused: 100, RefusedMax: 400 * time.Millisecond},
+			{Node: "n2", Level: history.Linearizable, Situation: "majority", Asked: 400, Answered: 380, Refused: 20, Max: 2 * time.Second, RefusedMax: time.Second},
+			{Node: "n1", Level: history.Eventual, Situation: "minority", Asked: 300, Answered: 300, Max: 7 * time.Millisecond},
+		},
+		Interruptions: []check.Interruption{
+			{What: "cut-halves n1 n4 | n2 n3 n5", At: 5 * time.Second, Partitions: 8, Interrupted: 3, P50: 1600 * time.Millisecond, Max: 2100 * time.Millisecond},
+			{Fault: 1, What: "pause-leader n2", At: 14 * time.Second, Partitions: 8, Interrupted: 1, Refused: 900 * time.Millisecond, Open: 1},
+		},
+	}
 	r.Stats.Fates = []check.Fates{{Workload: "mixed", Writes: 500, Committed: 430, Superseded: 60, Lost: 2, Pending: 1, Conflicts: 60}}
 	switch v {
 	case check.Violated:
