@@ -10,7 +10,7 @@ LINT     := $(GO) tool -modfile=.tools/lint/go.mod
 GENERATE := $(GO) tool -modfile=.tools/generate/go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-faults run test race lint generate bench clean
+.PHONY: help build build-faults run test race lint generate bench jepsen jepsen-short clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,12 @@ generate-check:
 
 bench: build ## measure a three-node cluster on this machine: throughput, latency, CPU per operation
 	.tools/bench/run $(BIN)/capstan
+
+jepsen: build build-faults ## test a cluster of five nodes under cuts, kills, pauses, bad clocks and disks: some minutes, reports in store/
+	@.tools/jepsen/run $(BIN)
+
+jepsen-short: build ## one partition test of less than a minute
+	@.tools/jepsen/run --short $(BIN)
 
 clean: ## remove what was built
 	rm -rf $(BIN)
