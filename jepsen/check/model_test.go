@@ -80,6 +80,8 @@ type model struct {
 	nodes  []*modelNode
 	all    []*modelWrite
 	h      *history.History
+
+	sessions map[string]*modelSession
 }
 
 // seldom is by chance, for faults that would be too easy to find.
@@ -221,29 +223,50 @@ func (m *model) decide(c *modelCall) {
 		o.Outcome = history.Fail
 		return
 	}
+	if !m.ready(n, o) {
+		o.Outcome = history.Fail
+		return
+	}
 	o.Outcome = history.OK
+	defer func() {
+		if !c.silent {
+			m.told(o, n)
+		}
+	}()
 	switch {
+	case o.Func == history.Scan:
+		switch {
+		case o.Level == history.Bounded:
+			m.catchUp(n, o)
+			m.scan(o, n.states, nil)
+		case m.fault == "torn-scan":
+			m.scan(o, m.leader, n.states)
+		default:
+			m.scan(o, m.leader, nil)
+		}
 	case o.Write() && o.Level == history.Eventual:
 		m.accept(c)
 	case o.Write():
 		m.write(c)
 	case o.Level == history.Eventual:
-		if o.Session != "" {
-			m.apply(n, len(m.log))
-		}
 		m.show(o, m.local(n, o.Key))
 	case o.Level == history.Bounded:
-		for n.applied < len(m.log) && m.now-m.log[n.applied].at+1 > o.MaxStaleness && m.fault != "too-stale" {
-			m.apply(n, n.applied+1)
-		}
-		if o.StalenessKnown = true; n.applied < len(m.log) {
-			o.Staleness = min(m.now-m.log[n.applied].at+1, o.MaxStaleness)
-		}
+		m.catchUp(n, o)
 		m.show(o, n.states[o.Key])
 	case m.fault == "stale-read" && m.seldom():
 		m.show(o, n.states[o.Key])
 	default:
 		m.show(o, m.leader[o.Key])
+	}
+}
+
+// catchUp has a node apply what the bound of a read does not allow to be missing.
+func (m *model) catchUp(n *modelNode, o *history.Op) {
+	for n.applied < len(m.log) && m.now-m.log[n.applied].at+1 > o.MaxStaleness && m.fault != "too-stale" {
+		m.apply(n, n.applied+1)
+	}
+	if o.StalenessKnown = true; n.applied < len(m.log) {
+		o.Staleness = min(m.now-m.log[n.applied].at+1, o.MaxStaleness)
 	}
 }
 
@@ -334,6 +357,9 @@ func (m *model) accept(c *modelCall) {
 	if s := n.states[o.Key]; s.w != nil {
 		above = max(above, s.w.timestamp)
 	}
+	if o.Session != "" && m.fault != "session-ignored" {
+		base, above = max(base, m.session(o.Session).index), max(above, m.session(o.Session).highest)
+	}
 	o.Receipt, o.Base = fmt.Sprint("r", o.ID), uint64(base)
 	w := &modelWrite{Op: &c.answer, timestamp: m.tick(n, above), node: n.name}
 	o.Version = w.version(0)
@@ -401,7 +427,7 @@ func (m *model) list(w *modelWrite, by modelState, cause string) {
 // loses: the eventual write w does not win over s.
 func (m *model) loses(s modelState, w *modelWrite) bool {
 	switch {
-	case s.w == nil:
+	case s.w == nil, m.fault == "tombstone-dropped" && s.w.Func == history.Delete:
 		return false
 	case int(w.Base) < s.lastLin && m.fault != "base-ignored":
 		return true
@@ -433,7 +459,7 @@ func (m *model) local(n *modelNode, key string) modelState {
 }
 
 // modelled are the workloads that the model can play, and how many steps it takes.
-var modelled = []string{"register", "set", "counter", "mixed", "eventual"}
+var modelled = []string{"register", "set", "counter", "mixed", "eventual", "session", "staleness", "delete", "scan"}
 
 const (
 	modelRuns  = 8
@@ -472,20 +498,24 @@ func TestGoodModelIsGood(t *testing.T) {
 
 func TestFaultsOfTheModelAreFound(t *testing.T) {
 	for fault, by := range map[string]string{ // workloads, and what finds it there
-		"stale-read":       "register linearizable, register versions, set stale, counter bounds, counter monotonic, mixed rule 13, mixed versions",
-		"old-condition":    "register linearizable, set lost, set forked, counter bounds, counter final, mixed rule 13",
-		"no-condition":     "register linearizable, set lost, counter bounds, mixed rule 13",
-		"lost-write":       "register linearizable, set lost, counter bounds, counter final, mixed rule 13",
-		"refused-and-done": "register answers, set phantom, counter bounds, counter final, mixed answers",
-		"retried":          "register linearizable, set phantom, counter bounds",
-		"base-ignored":     "mixed rule 6",
-		"older-wins":       "mixed rule 6, eventual order",
-		"promoted-twice":   "mixed answers, eventual answers",
-		"forgotten-early":  "mixed own writes, eventual own writes",
-		"lost-hint":        "mixed fates, eventual fates",
-		"unlisted":         "mixed fates, eventual fates",
-		"diverged":         "mixed converged, eventual converged",
-		"too-stale":        "mixed versions",
+		"stale-read":        "register linearizable, register versions, delete linearizable, set stale, counter bounds, counter monotonic, mixed rule 13, mixed versions",
+		"old-condition":     "register linearizable, set lost, set forked, counter bounds, counter final, mixed rule 13",
+		"no-condition":      "register linearizable, set lost, counter bounds, mixed rule 13",
+		"lost-write":        "register linearizable, set lost, counter bounds, counter final, mixed rule 13",
+		"refused-and-done":  "register answers, set phantom, counter bounds, counter final, mixed answers",
+		"retried":           "register linearizable, set phantom, counter bounds",
+		"base-ignored":      "mixed rule 6",
+		"older-wins":        "mixed rule 6, eventual order",
+		"promoted-twice":    "session answers, delete answers, mixed answers, eventual answers",
+		"forgotten-early":   "session own writes, mixed own writes, eventual own writes",
+		"lost-hint":         "mixed fates, eventual fates, session fates, delete fates",
+		"unlisted":          "mixed fates, eventual fates",
+		"diverged":          "mixed converged, eventual converged",
+		"too-stale":         "mixed versions, staleness bound, staleness age, scan one moment",
+		"session-ignored":   "session read your writes, session monotonic reads, session monotonic writes, session writes follow reads",
+		"tombstone-dropped": "delete no resurrection, delete overwrites",
+		"torn-scan":         "scan one moment",
+		"phantom-key":       "scan answers",
 	} {
 		t.Run(fault, func(t *testing.T) {
 			t.Parallel()

@@ -22,7 +22,7 @@ var (
 		Check: byContract(unbounded(contract.CheckAnswers), answeredRead),
 	}
 	sessionNodes = Checker{
-		Workload: "session", Name: "a node's own writes",
+		Workload: "session", Name: "own writes",
 		What:  "an eventual read sees what the node that answers it has taken, whosever it is",
 		Check: byContract(unbounded(contract.CheckNodes), answeredRead),
 	}

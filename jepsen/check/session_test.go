@@ -72,7 +72,7 @@ func TestSessionStories(t *testing.T) {
 		{name: "never written", h: told(a, s.get("z", 2, 3, in("s"))), checker: "answers", why: "never written"},
 		{
 			name: "a node forgets", h: told(s.put("c", 2, 3, at("0-7-n2-a"), receipt("wr_1", 4), node("n2")), s.get("", 4, 5, eventual, node("n2"))),
-			checker: "a node's own writes", why: "n2-a took c and then shows nothing",
+			checker: "own writes", why: "n2-a took c and then shows nothing",
 		},
 		{
 			name: "nobody knows its fate", h: told(a, s.put("c", 2, 3, at("0-7-n2-a"), receipt("wr_1", 4), node("n2"))),
