@@ -45,13 +45,14 @@ type testNode struct {
 	group     *Group
 }
 
-// hangingStore can be made to hang in StoreLogs.
+// hangingStore can be made to hang in StoreLogs, and to fail.
 type hangingStore struct {
 	*raft.InmemStore
-	mu    sync.Mutex
-	gate  chan struct{}
-	since time.Time
-	fsync atomic.Int64 // nanoseconds
+	broken atomic.Bool // it takes nothing any more
+	mu     sync.Mutex
+	gate   chan struct{}
+	since  time.Time
+	fsync  atomic.Int64 // nanoseconds
 }
 
 func (s *hangingStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
@@ -70,7 +71,19 @@ func (s *hangingStore) StoreLogs(logs []*raft.Log) error {
 	s.mu.Lock()
 	s.since = time.Time{}
 	s.mu.Unlock()
+	if s.broken.Load() {
+		return errBroken
+	}
 	return s.InmemStore.StoreLogs(logs)
+}
+
+var errBroken = errors.New("the disk is broken")
+
+func (s *hangingStore) SetUint64(key []byte, n uint64) error {
+	if s.broken.Load() {
+		return errBroken
+	}
+	return s.InmemStore.SetUint64(key, n)
 }
 
 func (s *hangingStore) hang() (release func()) {

@@ -164,7 +164,7 @@ func (g *Group) start(c GroupConfig) error {
 	if err != nil {
 		return err
 	}
-	g.raft, err = raft.NewRaft(g.raftConfig(), g.fsm, observedLog{&recentLog{LogStore: c.Store}, g.learner.onStored}, c.Store, c.Snapshots, patient{c.Transport, g})
+	g.raft, err = raft.NewRaft(g.raftConfig(), g.fsm, observedLog{&recentLog{LogStore: c.Store}, g.learner.onStored}, endingStable{c.Store, g}, c.Snapshots, patient{c.Transport, g})
 	if err != nil {
 		return err
 	}
@@ -290,8 +290,8 @@ func (g *Group) unusable() error {
 	return nil
 }
 
-// fail stops the replica for good. It is called on Raft's apply goroutine: the
-// rest happens beside it.
+// fail stops the replica for good. It is called on Raft's goroutines: the rest
+// happens beside it.
 func (g *Group) fail(cause error) {
 	g.mu.Lock()
 	first := g.failure == nil
