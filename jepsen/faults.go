@@ -145,7 +145,7 @@ func leads(ctx context.Context, f face, nodes []string, partition int) (string, 
 
 // leadPatience bounds how long those are waited for who may know who leads: some may
 // be down, or paused.
-const leadPatience = 300 * time.Millisecond
+const leadPatience = time.Second
 
 // now are the faults that are active, in the order in which they began.
 func (f *faults) now() []string {

@@ -19,8 +19,11 @@ const (
 	End   Phase = "end"
 )
 
-// maxNotes bounds what an effect says of what went otherwise than planned.
-const maxNotes = 10
+// Bounds of what an effect says of what went otherwise than planned.
+const (
+	maxNotes = 10
+	maxNote  = 200 // bytes
+)
 
 // Effect is what came of an event. What two events did to the same links or nodes at
 // one time is counted for both.
@@ -151,7 +154,8 @@ func (e Effect) String() string {
 }
 
 func (e *Effect) note(format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
+	text, _, _ := strings.Cut(fmt.Sprintf(format, args...), "\n")
+	text = strings.ToValidUTF8(text[:min(len(text), maxNote)], "")
 	if len(e.Notes) < maxNotes && !slices.Contains(e.Notes, text) {
 		e.Notes = append(e.Notes, text)
 	}

@@ -19,6 +19,7 @@ type Kind struct {
 	act  act
 	need need
 	once bool // a run
+	most bool // of the nodes do nothing meanwhile: nobody leads
 	draw func(*dice) Event
 }
 
@@ -126,7 +127,7 @@ var kinds = []Kind{
 	{Name: "isolate", What: "one node cut off from all others and from clients", Least: 2, need: needsLinks, draw: cutting(func(nodes []string) []lab.Link {
 		return between(nodes[:1], append(slices.Clone(nodes[1:]), lab.Clients))
 	})},
-	{Name: "kill-all", What: "all nodes killed at once, with kill -9", Least: 1, act: kill, draw: func(d *dice) Event {
+	{Name: "kill-all", What: "all nodes killed at once, with kill -9", Least: 1, most: true, act: kill, draw: func(d *dice) Event {
 		return Event{Nodes: d.nodes, For: outage}
 	}},
 	{Name: "kill-leader", What: "who leads a partition killed, with kill -9", Least: 1, act: kill, draw: func(d *dice) Event { return Event{Leader: d.leader()} }},
@@ -142,9 +143,9 @@ var kinds = []Kind{
 		return Event{Rule: cut, Leader: d.leader(), Way: pick(d, Inward, Outward)}
 	}},
 	{Name: "pause-leader", What: "who leads a partition stopped where it stands (SIGSTOP)", Least: 1, act: pause, draw: func(d *dice) Event { return Event{Leader: d.leader()} }},
-	{Name: "pause-majority", What: "a majority stopped where it stands (SIGSTOP)", Least: 1, act: pause, draw: hitting(func(d *dice) []string { return d.nodes[:len(d.nodes)/2+1] })},
+	{Name: "pause-majority", What: "a majority stopped where it stands (SIGSTOP)", Least: 1, most: true, act: pause, draw: hitting(func(d *dice) []string { return d.nodes[:len(d.nodes)/2+1] })},
 	{Name: "pause-one", What: "one node stopped where it stands (SIGSTOP)", Least: 1, act: pause, draw: hitting(func(d *dice) []string { return d.nodes[:1] })},
-	{Name: "power-cut", What: "all nodes killed at once, and what their disks had not synced is lost", Least: 1, act: kill, need: needsFaultBuild, draw: func(d *dice) Event {
+	{Name: "power-cut", What: "all nodes killed at once, and what their disks had not synced is lost", Least: 1, most: true, act: kill, need: needsFaultBuild, draw: func(d *dice) Event {
 		return Event{Nodes: d.nodes, For: outage}
 	}},
 	{Name: "rolling-restart", What: "all nodes end in order and start again, one after the other", Least: 1, act: restart, draw: hitting(func(d *dice) []string { return d.nodes })},

@@ -58,13 +58,11 @@ func Plan(c Config) (Schedule, error) {
 	var s Schedule
 	step := c.Quiet + c.Fault
 	for at := c.Quiet; at+step <= c.Length; at += step {
-		some := last
-		if len(last) == 0 || at+2*step <= c.Length {
-			some = p.next()
+		one := p.turn
+		if len(last) > 0 && at+2*step > c.Length {
+			one = func() card { return last[0] }
 		}
-		for i, one := range some {
-			s = append(s, p.event(one, at, i > 0))
-		}
+		s = append(s, p.faults(one(), at)...)
 	}
 	slices.SortStableFunc(s, func(a, b Event) int { return cmp.Compare(a.At, b.At) })
 	return s, nil
@@ -110,17 +108,33 @@ type planner struct {
 	deck   []card // what is left of them
 }
 
-// next are the cards of the next fault: one, or two that overlap, or none if there
-// are no cards.
-func (p *planner) next() []card {
-	first := p.turn()
-	if first == nil || len(p.cards) < 2 || p.random.Float64() >= p.Overlap {
-		return first
+// faults are what a card stands for, and another one now and then that overlaps it.
+// None, if there is no card.
+func (p *planner) faults(one card, at time.Duration) []Event {
+	if one == nil {
+		return nil
 	}
-	return append(first, p.turn()...)
+	first := p.event(one, at, false)
+	if len(p.cards) < 2 || one[0].once || p.random.Float64() >= p.Overlap {
+		return []Event{first}
+	}
+	other := p.turn()
+	second := p.event(other, at, true)
+	if hides(first, second) || hides(second, first) {
+		p.deck = append([]card{other}, p.deck...) // its turn comes
+		return []Event{first}
+	}
+	return []Event{first, second}
 }
 
-func (p *planner) turn() []card {
+// hides reports whether nobody can find the leader that b is to hit, because of a.
+func hides(a, b Event) bool {
+	k, _ := Find(a.Kind)
+	return k.most && b.Leader != nil
+}
+
+// turn is the next card; nil if there are none.
+func (p *planner) turn() card {
 	if len(p.deck) == 0 {
 		p.deck = slices.Clone(p.cards)
 		p.random.Shuffle(len(p.deck), func(i, j int) { p.deck[i], p.deck[j] = p.deck[j], p.deck[i] })
@@ -130,7 +144,7 @@ func (p *planner) turn() []card {
 	}
 	one := p.deck[0]
 	p.deck = p.deck[1:]
-	return []card{one}
+	return one
 }
 
 // event draws who is hit, by one of the kinds. Links and nodes are in order where

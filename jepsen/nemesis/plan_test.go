@@ -97,24 +97,53 @@ func TestPlansFit(t *testing.T) {
 		for i, e := range s {
 			if i > 0 && s[i-1].end() > e.At {
 				overlap++
+				if hides(s[i-1], e) || hides(e, s[i-1]) {
+					t.Fatalf("nobody leads: %v", s)
+				}
 			}
 			if _, step := e.At/(c.Quiet+c.Fault), c.Quiet+c.Fault; e.end()-e.At/step*step > step {
 				t.Fatalf("it reaches into the next: %v", s)
 			}
 		}
-		if overlap > 0 != (len(s) > 1 && c.Overlap == 1) && c.Overlap != 0.5 && overlap > 0 {
+		if overlap > 0 && c.Overlap == 0 {
 			t.Fatalf("%d overlap at chance %v: %v", overlap, c.Overlap, s)
 		}
 	})
 }
 
 func TestOverlap(t *testing.T) {
-	c := everything("cut-halves", "pause-leader", "kill-one")
+	c := everything("cut-halves", "pause-leader", "pause-one")
 	for chance, want := range map[float64]int{0: 8, 1: 16} {
 		c.Overlap = chance
 		s, err := Plan(c)
 		if err != nil || len(s) != want {
 			t.Errorf("chance %v: %d events, want %d: %v", chance, len(s), want, err)
+		}
+	}
+}
+
+// While nobody can lead no leader is looked for. Whose turn it would have been comes
+// next.
+func TestLeadersAreNotHidden(t *testing.T) {
+	c := everything("kill-all", "kill-leader", "pause-majority", "cut-leader")
+	c.Overlap = 1
+	for c.Seed = range uint64(50) {
+		s, err := Plan(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := map[string]int{}
+		for i, e := range s {
+			if seen[e.Kind]++; i > 0 && s[i-1].end() > e.At && (e.Leader == nil) != (s[i-1].Leader == nil) {
+				t.Fatalf("seed %d: %v overlaps %v", c.Seed, e, s[i-1])
+			}
+		}
+		least, most := len(s), 0
+		for _, n := range seen {
+			least, most = min(least, n), max(most, n)
+		}
+		if len(s) < 9 || len(seen) != 4 || most-least > 1 {
+			t.Fatalf("seed %d: %v", c.Seed, seen)
 		}
 	}
 }

@@ -31,6 +31,7 @@ type world struct {
 	severed  map[string][]string
 	machines map[string]*fake
 	leader   string
+	asked    *int   // counts questions who leads
 	broken   string // what is done that fails, as it is noted; once
 }
 
@@ -49,6 +50,9 @@ func (w *world) target() Target {
 	t := Target{Network: w, Machines: map[string]Machine{}, Leader: func(context.Context, int) (string, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
+		if w.asked != nil {
+			*w.asked++
+		}
 		return w.leader, nil
 	}}
 	for n, m := range w.machines {
@@ -396,16 +400,19 @@ func TestLeaders(t *testing.T) {
 
 // That nobody leads is no failure of the run; the fault was not felt.
 func TestNobodyLeads(t *testing.T) {
-	partition := 0
+	partition, asked := 0, 0
 	carried(t, 2, Schedule{
 		{At: second(1), For: second(2), Kind: "cut-leader", Rule: cut, Leader: &partition},
 		{At: second(1), For: second(2), Kind: "pause-leader", Leader: &partition},
-	}, func(w *world) { w.leader = "" }, func(w *world, effects []Effect) {
+	}, func(w *world) { w.leader, w.asked = "", &asked }, func(w *world, effects []Effect) {
 		w.expect()
 		for _, e := range effects {
 			if e.Felt() || !strings.Contains(e.String(), "no effect, nobody was found to lead partition 0") {
 				t.Errorf("%+v: %s", e, e)
 			}
+		}
+		if asked < 20 || asked > 42 { // for a second, every 50 ms, by both
+			t.Errorf("%d times it was asked who leads", asked)
 		}
 	})
 }
