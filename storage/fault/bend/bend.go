@@ -98,7 +98,11 @@ func Open(c Config) (*Bend, error) {
 		b.volatile = first.Volatile
 		b.obey(first)
 	}
-	b.fs = &disk{FS: c.FS, bend: b}
+	base := c.FS
+	if b.volatile {
+		base = newVolatile(base, volatileBytes)
+	}
+	b.fs = &disk{FS: base, bend: b}
 	if err := b.tell(); err != nil {
 		return nil, fmt.Errorf("counters of control file %s: %w", b.path, err)
 	}

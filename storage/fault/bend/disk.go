@@ -183,22 +183,31 @@ func (f *file) grow(end int64) error {
 	return f.bend.full("write", f.name)
 }
 
+// syncing fails as the control says, and a volatile disk hears of it.
+func (f *file) syncing() error {
+	err := f.bend.syncing(f.name)
+	if below, ok := f.File.(*volatileFile); err != nil && ok {
+		below.syncFailed()
+	}
+	return err
+}
+
 func (f *file) Sync() error {
-	if err := f.bend.syncing(f.name); err != nil {
+	if err := f.syncing(); err != nil {
 		return err
 	}
 	return f.File.Sync()
 }
 
 func (f *file) SyncData() error {
-	if err := f.bend.syncing(f.name); err != nil {
+	if err := f.syncing(); err != nil {
 		return err
 	}
 	return f.File.SyncData()
 }
 
 func (f *file) SyncTo(length int64) (bool, error) {
-	if err := f.bend.syncing(f.name); err != nil {
+	if err := f.syncing(); err != nil {
 		return false, err
 	}
 	return f.File.SyncTo(length)

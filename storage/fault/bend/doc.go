@@ -19,4 +19,11 @@
 // database. What bolt writes does not go through it and is never bent: the
 // control group's log (control.bolt), and with --raft-log=bolt those of all
 // partitions.
+//
+// A disk may also be volatile: then kill -9 is a power cut. What is written is
+// kept in the process until it is synced, content by a sync of the file, names
+// by one of the directory (see volatile); the machine's disk holds at each moment
+// what a power cut would leave. So a test of real processes finds out who
+// acknowledges before it has synced, which a plain kill never shows. What bolt
+// writes survives a kill, as it does without this.
 package bend
