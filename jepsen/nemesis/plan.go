@@ -62,7 +62,12 @@ func Plan(c Config) (Schedule, error) {
 		if len(last) > 0 && at+2*step > c.Length {
 			one = func() card { return last[0] }
 		}
-		s = append(s, p.faults(one(), at)...)
+		some := p.faults(one(), at)
+		if long(some) && at+2*step <= c.Length-time.Duration(len(last))*step {
+			some[0].For += step
+			at += step
+		}
+		s = append(s, some...)
 	}
 	slices.SortStableFunc(s, func(a, b Event) int { return cmp.Compare(a.At, b.At) })
 	return s, nil
@@ -131,6 +136,12 @@ func (p *planner) faults(one card, at time.Duration) []Event {
 func hides(a, b Event) bool {
 	k, _ := Find(a.Kind)
 	return k.most && b.Leader != nil
+}
+
+// long reports whether the first of some faults is to last for two: nodes that end in
+// order and start one after the other take their time.
+func long(some []Event) bool {
+	return len(some) > 0 && some[0].Kind == "rolling-restart"
 }
 
 // turn is the next card; nil if there are none.

@@ -547,7 +547,7 @@ func TestNodesCutThemselvesOff(t *testing.T) {
 // everyKind is a schedule of each kind, all at once or nearly.
 func everyKind(t *testing.T, seed uint64) Schedule {
 	c := everything("all", "wipe")
-	c.Seed, c.Length = seed, second(7*float64(len(kinds))+2)
+	c.Seed, c.Length = seed, second(7*float64(len(kinds)+1)+2)
 	s, err := Plan(c)
 	if err != nil || len(s) != len(kinds) {
 		t.Fatalf("%d events: %v", len(s), err)
