@@ -29,7 +29,6 @@ type Snapshot struct {
 	Tentative     []Tentative
 	Store         TentativeStore
 	HeldBack      []HeldBack
-	// Of Peers and HeldBack, several may have one name.
 }
 
 // HeldBack is a node because of which partitions that this one leads have kept
@@ -250,7 +249,7 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	set(tentativeDiskMax, float64(s.Store.DiskLimit))
 	set(tentativeMem, float64(s.Store.MemoryBytes))
 	set(tentativeMemMax, float64(s.Store.MemoryLimit))
-	for _, h := range mergeHeldBack(s.HeldBack) {
+	for _, h := range s.HeldBack {
 		set(floorHeldBack, float64(h.Partitions), h.Node)
 	}
 	for _, d := range s.Databases {
@@ -269,7 +268,7 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 		count(dbSlow, float64(d.DiskSlowsTotal), d.Name)
 		set(dbTables, float64(d.TableFileCount), d.Name)
 	}
-	for _, p := range mergePeers(s.Peers) {
+	for _, p := range s.Peers {
 		set(peerUp, flag(p.Connected), p.Name)
 		count(peerConnects, float64(p.Connects), p.Name)
 		count(peerDropped, float64(p.Dropped), p.Name)

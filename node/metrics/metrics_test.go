@@ -52,29 +52,3 @@ func TestScrape(t *testing.T) {
 		t.Error("a second scrape shows the first one's figures")
 	}
 }
-
-// A node that came back with an empty disk stands beside the one that it was.
-func TestNamesakes(t *testing.T) {
-	r := metrics.New(func() metrics.Snapshot {
-		return metrics.Snapshot{
-			HeldBack: []metrics.HeldBack{{Node: "n3", Partitions: 4}, {Node: "n3", Partitions: 2}, {Node: "n2", Partitions: 1}},
-			Peers: []metrics.Peer{
-				{Name: "n3", Connects: 1, FramesSent: 5, BytesReceived: 7}, {Name: "n2", FramesSent: 1}, {Name: "n3", Connected: true, Connects: 2, FramesSent: 6, BytesReceived: 8},
-			},
-		}
-	})
-	w := httptest.NewRecorder()
-	r.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
-	if w.Code != 200 {
-		t.Fatalf("%d: %s", w.Code, w.Body)
-	}
-	for _, line := range []string{
-		`capstan_tombstones_held_back{peer="n3"} 4`, `capstan_tombstones_held_back{peer="n2"} 1`, `capstan_peer_connected{peer="n3"} 1`,
-		`capstan_peer_connects_total{peer="n3"} 3`, `capstan_peer_frames_total{direction="sent",peer="n3"} 11`,
-		`capstan_peer_frames_total{direction="sent",peer="n2"} 1`, `capstan_peer_bytes_total{direction="received",peer="n3"} 15`,
-	} {
-		if !strings.Contains(w.Body.String(), line+"\n") {
-			t.Errorf("not in /metrics: %s", line)
-		}
-	}
-}
