@@ -31,6 +31,9 @@ const (
 	// eventualAllowance is for how long an eventual request may go without an answer
 	// on such a machine: one that was given up earlier tells nothing.
 	eventualAllowance = 2 * time.Second
+	// reunion is for how long after a fault a node may not reach those that it was cut
+	// off from: nodes dial each other once a second.
+	reunion = time.Second + serviceAllowance
 	// changeSettles is how far a fault's line in the history may be from its beginning
 	// or end: a fault is told of once it is in force everywhere, or nowhere any more.
 	changeSettles = 500 * time.Millisecond
@@ -57,7 +60,7 @@ type Availability struct {
 
 // AvailabilityRow counts the operations at one node, at one level, in one situation:
 // "whole" without any fault, "majority" with a quorum within the node's reach,
-// "minority" without, "alone" for an eventual read where not even one replica is,
+// "minority" without, "alone" for an eventual read where not even one replica is, or none that has caught up,
 // "disturbed" where nobody can tell, "stopped" where the node was down, paused, on its
 // way back, or cut off from clients.
 type AvailabilityRow struct {
@@ -196,7 +199,8 @@ func (l *ledger) enter(o *history.Op) {
 	replicas := l.h.Run.Placement[o.Partition]
 	s := e.at(o.Node, replicas)
 	// A node that reaches no replica can show no more than what it has taken itself.
-	if s != stopped && o.Level == history.Eventual && !o.Write() && !e.reaches(o.Node, replicas) && !l.own[ownKey{at, o.Node, o.Key}] {
+	if s != stopped && o.Level == history.Eventual && !o.Write() && !l.own[ownKey{at, o.Node, o.Key}] &&
+		(!e.reaches(o.Node, replicas) || l.lonely(o, at)) {
 		s = alone
 	}
 	l.count(o, s)
@@ -210,6 +214,28 @@ func (l *ledger) enter(o *history.Op) {
 		l.enterLinearizable(o, at, s)
 	case history.Bounded: // it may be refused, once its bound is used up
 	}
+}
+
+// lonely: what a node without a replica says of those that it reaches is true, by the
+// contract. None has applied what became of a write that the node has held: then it
+// answers no more from what was before (rule 7), until a replica has caught up. Or
+// they were out of its reach a moment ago, and it has not found them again.
+func (l *ledger) lonely(o *history.Op, at int) bool {
+	replicas := l.h.Run.Placement[o.Partition]
+	if o.Outcome != history.Fail || slices.Contains(replicas, o.Node) {
+		return false
+	}
+	switch o.Reason {
+	case "SESSION_BEHIND":
+		return true
+	case "NO_REPLICA":
+		for at--; at >= 0 && l.epochs[at].until > o.Invoke-reunion; at-- {
+			if !l.epochs[at].reaches(o.Node, replicas) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func last(of []epoch, at int) bool { return at == len(of)-1 }

@@ -421,3 +421,43 @@ func TestAClusterThatKeepsItsPromisesIsNotFoundAtFault(t *testing.T) {
 		t.Errorf("only %d operations judged", judged)
 	}
 }
+
+// A node without a replica may say that it has not found one again after a cut, for a
+// moment, or that none has caught up with what it knows; one with a replica may not.
+func TestTheLedgerKnowsWhoIsLonely(t *testing.T) {
+	cutOff := band(0, "isolate", time.Second, 4*time.Second, "n1")
+	cutOff.Apart = [][]string{{"n1"}, {"n2", "n3", "n4", "n5"}}
+	for name, c := range map[string]struct {
+		node, reason string
+		partition    int
+		at           time.Duration
+		holds        bool
+	}{
+		"at once":             {"n1", "NO_REPLICA", 1, 4500 * ms, true},
+		"long after":          {"n1", "NO_REPLICA", 1, 6500 * ms, false},
+		"never cut off":       {"n2", "NO_REPLICA", 1, 4500 * ms, false},
+		"behind":              {"n2", "SESSION_BEHIND", 1, 7 * time.Second, true},
+		"behind by itself":    {"n2", "SESSION_BEHIND", 0, 7 * time.Second, false},
+		"a replica at hand":   {"n1", "NO_REPLICA", 0, 4500 * ms, false},
+		"for another reason":  {"n1", "OVERLOADED", 1, 4500 * ms, false},
+		"linearizable no end": {"n1", "", 1, 4500 * ms, true},
+	} {
+		h := weather{faults: []history.Band{cutOff}, length: 10 * time.Second, answer: func(o *history.Op) {
+			if o.Level == history.Linearizable && o.Node == "n1" && o.Invoke > time.Second && o.Invoke < 4*time.Second {
+				refused(o)
+			}
+			if c.reason != "" && o.Level == history.Eventual && !o.Write() && o.Node == c.node && o.Partition == c.partition && o.Invoke >= c.at && o.Invoke < c.at+200*ms {
+				o.Outcome, o.Reason = history.Fail, c.reason
+			}
+		}}.history()
+		for i := range h.Ops { // nobody reads what the node has taken itself
+			if h.Ops[i].Write() {
+				h.Ops[i].Key += "/written"
+			}
+		}
+		r := Check(h, Options{Least: 1})
+		if (r.Verdict != Violated) != c.holds {
+			t.Errorf("%s: %s", name, r.Sentence)
+		}
+	}
+}
