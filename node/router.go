@@ -100,6 +100,7 @@ func route[Resp any](ctx context.Context, r *router, p partition.ID, c call[Resp
 	var none Resp
 	pause := firstRetry
 	unreached := map[partition.NodeID]bool{}
+	var named partition.NodeID // as the leader, by a replica that was asked
 	for {
 		ring := r.ring()
 		if int(p) >= len(ring.Partitions) {
@@ -109,7 +110,7 @@ func route[Resp any](ctx context.Context, r *router, p partition.ID, c call[Resp
 		if unreached[r.self] {
 			here = nil // it has failed
 		}
-		target, ok := r.target(ring, p, here, c.write, unreached)
+		target, ok := r.target(ring, p, here, c.write, unreached, named)
 		if !ok {
 			return none, noReplica(ring, r.self, p, c.eventually)
 		}
@@ -145,6 +146,9 @@ func route[Resp any](ctx context.Context, r *router, p partition.ID, c call[Resp
 			return none, r.explain(ring, p, c.eventually, refusal)
 		}
 		r.learn(p, target, refusal)
+		if refusal.Leader != "" {
+			named = refusal.Leader
+		}
 		if errors.Is(refusal, errNotDelivered) || refusal.Reason == replication.NoReplica && !refusal.NotLeader {
 			unreached[target] = true
 		} else {
@@ -255,34 +259,43 @@ func (r *router) heardBy(p partition.ID, token string) string {
 
 // target chooses who should execute an operation: for writes the leader, for
 // reads the replica here or else the leader; and where that is not known, or
-// could not be reached, any replica, which will know better.
-func (r *router) target(ring *control.State, p partition.ID, here *replica, write bool, unreached map[partition.NodeID]bool) (partition.NodeID, bool) {
+// could not be reached, any replica, which will know better. Where there is no
+// replica here nobody tells that a leader has fallen silent and another one was
+// elected: of those silent ones are asked last, but for the one whom a replica
+// has just named.
+func (r *router) target(ring *control.State, p partition.ID, here *replica, write bool, unreached map[partition.NodeID]bool, named partition.NodeID) (partition.NodeID, bool) {
 	if here != nil && here.failed() {
 		here = nil
 	}
 	if here != nil && !write {
 		return r.self, true
 	}
-	leader := r.hint(p)
 	if here != nil {
-		leader = here.leader()
+		leader := here.leader()
 		if leader == "" || unreached[leader] || here.group.Refuses() != nil {
 			return r.self, true // it waits for a leader, and knows when to refuse
 		}
-	}
-	if leader != "" && !unreached[leader] && (leader != r.self || here != nil) {
 		return leader, true
 	}
-	ours := false
+	candidates := []partition.NodeID{r.hint(p)}
 	for _, replica := range ring.Partitions[p].Replicas {
+		candidates = append(candidates, replica.Node)
+	}
+	var silent partition.NodeID
+	for _, node := range candidates {
 		switch {
-		case replica.Node == r.self:
-			ours = true // not open yet or any more, or failed: the others first
-		case !unreached[replica.Node]:
-			return replica.Node, true
+		case node == "", node == r.self, unreached[node]:
+		case node == named, r.heard(node):
+			return node, true
+		case silent == "":
+			silent = node
 		}
 	}
-	return r.self, ours
+	if silent != "" {
+		return silent, true
+	}
+	// If it is one of the replicas it is not open yet or any more, or has failed.
+	return r.self, slices.Contains(candidates[1:], r.self)
 }
 
 // next is what to do after a refusal.
