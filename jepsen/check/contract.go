@@ -71,13 +71,13 @@ func translate(ops []*history.Op, end *contract.End) (*translated, *Finding) {
 		case o.Outcome == history.OK:
 		case o.Mismatch:
 			c.Outcome = contract.Mismatch
+			c.Absent = o.Version == "" && o.Reason == "CONDITION_FAILED"
 		case o.Outcome == history.Fail:
 			c.Outcome = contract.Failed
 		default:
 			c.Outcome = contract.Unknown
 		}
-		// That of a failed condition is of what stands there.
-		if o.Version != "" && c.Outcome != contract.Mismatch {
+		if o.Version != "" {
 			v, err := version(o.Version)
 			if err != nil {
 				return nil, &Finding{Key: o.Key, Why: err.Error(), Ops: show(o)}

@@ -310,7 +310,11 @@ func (m *model) write(c *modelCall) {
 		holds = true
 	}
 	if !holds {
-		o.Outcome, o.Mismatch = history.Fail, true
+		if o.Outcome, o.Mismatch = history.Fail, true; m.IntN(8) > 0 {
+			if o.Reason = "CONDITION_FAILED"; s.there() {
+				o.Version = s.w.version(s.index)
+			}
+		}
 		return
 	}
 	w := &modelWrite{Op: c.op, timestamp: m.tick(n, 0), node: n.name}

@@ -59,6 +59,7 @@ func tentative(o *Op)                 { o.Tentative = true }
 func unknown(o *Op)                   { o.Outcome = Unknown }
 func failed(o *Op)                    { o.Outcome = Failed }
 func mismatch(o *Op)                  { o.Outcome = Mismatch }
+func absent(o *Op)                    { o.Absent = true }
 func ifAbsent(o *Op)                  { o.Condition = IfAbsent }
 func ifPresent(o *Op)                 { o.Condition = IfPresent }
 func ifValue(expect string) func(*Op) { return func(o *Op) { o.Condition, o.Expect = IfValue, expect } }
@@ -159,6 +160,20 @@ func TestRule13(t *testing.T) {
 		{name: "two if-values, both done", ops: []Op{put("a", 0, 1), put("b", 2, 5, ifValue("a")), put("c", 2, 5, ifValue("a"))}, bad: "no order"},
 		{name: "if-present over nothing", ops: []Op{put("a", 0, 1, ifPresent)}, bad: "no order"},
 		{name: "a mismatch without a reason", ops: []Op{put("a", 0, 1, ifAbsent, mismatch)}, bad: "no order"},
+		{name: "it met what stood there", ops: []Op{put("a", 0, 1, at(5, 1)), put("b", 2, 9, at(6, 2)), put("c", 3, 8, ifValue("a"), mismatch, at(6, 2))}},
+		{name: "it met what does not stand there any more", ops: []Op{put("a", 0, 1, at(5, 1)), put("b", 2, 3, at(6, 2)), put("c", 4, 5, ifAbsent, mismatch, at(5, 1))}, bad: "no order"},
+		{name: "it met what nobody else saw", ops: []Op{put("a", 0, 1, at(5, 1)), put("b", 2, 3, unknown), put("c", 4, 5, ifValue("a"), mismatch, at(6, 2))}},
+		{name: "it met what nobody can have written", ops: []Op{put("a", 0, 1, at(5, 1)), put("c", 4, 5, ifValue("a"), mismatch, at(6, 2))}, bad: "no order"},
+		{name: "it met an unknown write, which is gone then", ops: []Op{
+			put("a", 0, 1, at(5, 1)), put("b", 2, 3, unknown), put("c", 4, 5, ifValue("a"), mismatch, at(6, 2)), get("a", 6, 7, at(5, 1)), get("b", 8, 9, at(6, 2)),
+		}, bad: "no order"},
+		{name: "it met nothing", ops: []Op{put("a", 0, 1), del(2, 9), put("c", 3, 8, ifValue("a"), mismatch, absent)}},
+		{name: "it met nothing where something was", ops: []Op{put("a", 0, 1), put("b", 2, 3), put("c", 4, 5, ifValue("a"), mismatch, absent)}, bad: "no order"},
+		{name: "if-present met nothing, as an unknown delete came first", ops: []Op{put("a", 0, 1), del(2, 3, unknown), put("c", 4, 5, ifPresent, mismatch, absent)}},
+		{name: "if-absent after an unknown delete", ops: []Op{put("a", 0, 1), del(2, 3, unknown), put("c", 4, 5, ifAbsent), get("c", 6, 7)}},
+		{name: "an unknown if-absent was seen after an unknown delete", ops: []Op{put("a", 0, 1), del(2, 3, unknown), put("c", 4, 5, ifAbsent, unknown), get("c", 6, 7)}},
+		{name: "an unknown if-value was seen after an unknown write", ops: []Op{put("a", 0, 1), put("b", 2, 3, unknown), put("c", 4, 5, ifValue("b"), unknown), get("c", 6, 7)}},
+		{name: "if-present after an unknown write nobody saw", ops: []Op{put("b", 2, 3, unknown), put("c", 4, 5, ifPresent), get("c", 6, 7)}},
 		{name: "an eventual write nobody reads is the reason", ops: []Op{ePut("e", 0, 1), put("a", 2, 3, ifAbsent, mismatch), get("e", 8, 9)}},
 		{name: "an eventual write nobody ever reads is the reason", ops: []Op{ePut("e", 0, 1), put("a", 2, 3, ifPresent)}},
 		{name: "an unknown conditional write may have failed", ops: []Op{put("a", 0, 1), put("b", 2, 3, ifAbsent, unknown), get("a", 4, 5)}},
@@ -182,6 +197,29 @@ func TestRule13CopesWithOpenWrites(t *testing.T) {
 		t.Errorf("%v", got[0].Why)
 	}
 	ops = append(ops, get("ev0", 5000, 5001))
+	if got := CheckRule13(&History{Ops: ops}, 20*time.Second); len(got) != 1 || got[0].Undecided {
+		t.Error("a value that came back was not found, or not in time")
+	}
+}
+
+// Nor do conditional writes that nobody was told the end of, as long as those that
+// met something else are told what it was.
+func TestRule13CopesWithUnknownConditions(t *testing.T) {
+	var ops []Op
+	last := ""
+	for i := range 100 {
+		v, from := fmt.Sprint("v", i), 10*i
+		index := uint64(i + 5)
+		ops = append(ops,
+			put(v, from, from+1, at(index, index)), put("x"+v, from, from+3, ifValue(v), unknown), put("y"+v, from, from+3, unknown),
+			get(v, from+2, from+3, at(index, index)), put("z"+v, from+4, from+5, ifValue(last), mismatch, at(index, index)),
+			put("w"+v, from+4, from+6, ifAbsent, mismatch, at(index, index)))
+		last = v
+	}
+	if got := CheckRule13(&History{Ops: ops}, 20*time.Second); len(got) > 0 {
+		t.Errorf("%v", got[0].Why)
+	}
+	ops = append(ops, put("late", 5000, 5001, ifAbsent, mismatch, at(5, 5)))
 	if got := CheckRule13(&History{Ops: ops}, 20*time.Second); len(got) != 1 || got[0].Undecided {
 		t.Error("a value that came back was not found, or not in time")
 	}

@@ -87,9 +87,12 @@ type Op struct {
 	// Condition of a write, and the value it expects.
 	Condition Condition
 	Expect    string
-	// Version in the answer: of what was read, or written. It may be zero for a
-	// Get that found nothing.
+	// Version in the answer: of what was read, or written; of what stands there, if
+	// a condition did not hold. It may be zero for a Get that found nothing, or if
+	// the answer does not say.
 	Version Version
+	// Absent: a condition did not hold, and the answer says that nothing stood there.
+	Absent bool
 	// Tentative: what was read was not committed.
 	Tentative bool
 	// Base is what the node that took an eventual write had heard of, as the

@@ -28,10 +28,10 @@ func Picture(to io.Writer, h *History, name string, patience time.Duration) erro
 			row = len(free)
 			free = append(free, 0)
 		}
-		free[row], ops[i].ClientId, ops[i].Metadata = ops[i].Return, row, ops[i].Input
+		free[row], ops[i].ClientId, ops[i].Metadata = ops[i].Return, row, ops[i].Input.(step).Op
 	}
 	model := register
-	model.DescribeOperation = func(input, _ any) string { return input.(*Op).brief() }
+	model.DescribeOperation = func(input, _ any) string { return input.(step).brief() }
 	model.DescribeOperationMetadata = func(op any) string { return fmt.Sprint(op) }
 	model.DescribeState = func(state any) string {
 		if state == nil {

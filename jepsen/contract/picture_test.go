@@ -12,14 +12,14 @@ func TestPicture(t *testing.T) {
 		{Process: 7, Kind: Put, Key: "a", Value: "1", Invoke: 0, Return: 10},
 		{Process: 900, Kind: Put, Key: "a", Value: "2", Condition: IfValue, Expect: "1", Outcome: Unknown, Invoke: 5},
 		{Process: 8, Kind: Get, Key: "a", Found: true, Value: "</script>2", Invoke: 20, Return: 30},
-		{Process: 8, Kind: Get, Key: "a", Found: true, Value: "1", Invoke: 40, Return: 50},
+		{Process: 8, Kind: Get, Key: "a", Found: true, Value: "2", Invoke: 40, Return: 50},
 		{Process: 8, Kind: Put, Key: "b", Value: "elsewhere", Invoke: 60, Return: 70},
 	}}
 	var page bytes.Buffer
 	if err := Picture(&page, h, "a", time.Second); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"put 1"`, `"put 2 if 1: ?"`, `"get: 1"`, `"ClientId":0`, `"ClientId":1`, "process 900"} {
+	for _, want := range []string{`"put 1"`, `"put 2 if 1: ?"`, `"get: 2"`, `"ClientId":0`, `"ClientId":1`, "process 900"} {
 		if !strings.Contains(page.String(), want) {
 			t.Errorf("no %s in the picture", want)
 		}

@@ -3,6 +3,7 @@ package contract
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -22,7 +23,7 @@ func CheckRule13(h *History, patience time.Duration) []Violation {
 		case porcupine.Illegal:
 			var shown []*Op
 			for _, o := range ops {
-				shown = append(shown, o.Input.(*Op))
+				shown = append(shown, o.Input.(step).Op)
 			}
 			found = append(found, violation(rule, k, shown, "no order of these explains the answers"))
 		default:
@@ -46,45 +47,27 @@ func CheckRule13(h *History, patience time.Duration) []Violation {
 // Neither changes the verdict. Of what is left, the log tells as much: a write that
 // was superseded takes no effect, and one that was committed does so between what
 // stands before it and behind it.
+//
+// A condition that did not hold has seen what stands there, if the answer names a
+// version whose write is known: it is as good as a read of that value.
 func (k *key) operations() []porcupine.Operation {
-	seen := map[string]time.Duration{} // value: end of the first that saw it
-	anyValue, nothing := false, false
-	see := func(value string, at time.Duration) {
-		if first, ok := seen[value]; !ok || at < first {
-			seen[value] = at
-		}
-	}
-	for _, o := range k.ops {
-		if o.Level != Linearizable {
-			continue
-		}
-		switch {
-		case o.read() && o.Found:
-			see(o.Value, o.Return)
-		case o.read():
-			nothing = true
-		case o.Condition == Always:
-		case o.Outcome == Mismatch:
-			anyValue, nothing = true, true
-		case o.Outcome == OK && o.Condition == IfValue:
-			see(o.Expect, o.Return)
-		case o.Outcome == OK || o.Outcome == Unknown:
-			anyValue, nothing = true, true
-		}
-	}
+	s := k.whatWasSeen()
 	var ops []porcupine.Operation
 	open := 0
 	for _, o := range k.ops {
-		p := porcupine.Operation{ClientId: o.Process, Input: o, Call: int64(o.Invoke), Return: int64(o.Return)}
+		it := step{Op: o}
+		p := porcupine.Operation{ClientId: o.Process, Call: int64(o.Invoke), Return: int64(o.Return)}
 		switch {
-		case o.Level == Linearizable && (o.read() || o.write() && (o.Outcome == OK || o.Outcome == Mismatch)):
+		case o.Level == Linearizable && o.Outcome == Mismatch:
+			it.stood = k.stood(o)
+		case o.Level == Linearizable && (o.read() || o.write() && o.Outcome == OK):
 		case o.mayApply():
 			p.Return = math.MaxInt64
-			at, was := seen[o.Value]
+			at, was := s.values[o.Value]
 			switch {
 			case o.Kind == Put && was:
 				p.Return = max(int64(at), p.Call)
-			case o.Kind == Put && !anyValue, o.Kind == Delete && !nothing:
+			case o.Kind == Put && !s.some, o.Kind == Delete && !s.nothing:
 				continue
 			}
 			switch w := k.of[o]; {
@@ -99,9 +82,112 @@ func (k *key) operations() []porcupine.Operation {
 		default:
 			continue
 		}
+		p.Input = it
 		ops = append(ops, p)
 	}
 	return ops
+}
+
+// step is an operation as the model takes it.
+type step struct {
+	*Op
+	// stood is the write whose value a condition met that did not hold; nil if that
+	// is not known.
+	stood *write
+}
+
+// sight is what linearizable operations have seen of a key.
+type sight struct {
+	// values, and when the first who saw one was answered.
+	values map[string]time.Duration
+	// some: one that saw some value, nobody knows which. nothing: one saw none.
+	some, nothing bool
+}
+
+func (s *sight) value(value string, at time.Duration) {
+	if first, ok := s.values[value]; !ok || at < first {
+		s.values[value] = at
+	}
+}
+
+func (k *key) whatWasSeen() *sight {
+	s := &sight{values: map[string]time.Duration{}}
+	var unanswered []*Op
+	for _, o := range k.ops {
+		if o.Level != Linearizable {
+			continue
+		}
+		switch {
+		case o.read() && o.Found:
+			s.value(o.Value, o.Return)
+		case o.read():
+			s.nothing = true
+		case o.Condition == Always || o.Outcome == Failed:
+		case o.Outcome == Mismatch:
+			s.mismatch(o, k.stood(o))
+		case o.Outcome == Unknown:
+			unanswered = append(unanswered, o)
+		default:
+			s.condition(o, o.Return)
+		}
+	}
+	// A conditional write that was seen has seen something itself, and so on.
+	for more := true; more; {
+		more = false
+		unanswered = slices.DeleteFunc(unanswered, func(o *Op) bool {
+			at, was := s.values[o.Value]
+			switch {
+			case o.Kind == Put && !was && !s.some:
+				return false // it is left out so far
+			case !was:
+				at = math.MaxInt64
+			}
+			s.condition(o, at)
+			more = true
+			return true
+		})
+	}
+	return s
+}
+
+// mismatch: a condition did not hold, since this stood there, if that is known.
+func (s *sight) mismatch(o *Op, stood *write) {
+	switch {
+	case stood != nil:
+		s.value(stood.Value, o.Return)
+	case o.Absent:
+		s.nothing = true
+	case o.Version != (Version{}):
+		s.some = true
+	default:
+		s.some, s.nothing = true, true
+	}
+}
+
+// condition held before at.
+func (s *sight) condition(o *Op, at time.Duration) {
+	switch o.Condition {
+	case IfAbsent:
+		s.nothing = true
+	case IfPresent:
+		s.some = true
+	case IfValue:
+		s.value(o.Expect, at)
+	}
+}
+
+// stood is the write whose value stood there when a condition did not hold; nil
+// if that is not known.
+func (k *key) stood(o *Op) *write {
+	if o.Version == (Version{}) {
+		return nil
+	}
+	for _, w := range k.writes {
+		if w.Kind == Put && w.version.Timestamp == o.Version.Timestamp && w.version.Node == o.Version.Node {
+			return w
+		}
+	}
+	return nil
 }
 
 // between is when the write, committed at index, took effect at the
@@ -123,11 +209,11 @@ func (k *key) between(w *Op, index uint64) (from, to int64) {
 	return from, max(from, to)
 }
 
-// register is the model: the value of one key, nil for none. Inputs are *Op.
+// register is the model: the value of one key, nil for none. Inputs are steps.
 var register = porcupine.Model{
 	Init: func() any { return nil },
 	Step: func(state, input, _ any) (bool, any) {
-		o := input.(*Op)
+		o := input.(step)
 		if o.Kind == Get {
 			if o.Found {
 				return state == any(o.Value), state
@@ -145,7 +231,7 @@ var register = porcupine.Model{
 		}
 		switch {
 		case o.Outcome == Mismatch:
-			return !holds, state
+			return !holds && (!o.Absent || state == nil) && (o.stood == nil || state == any(o.stood.Value)), state
 		case !holds:
 			return o.Outcome == Unknown, state // it failed, and nobody heard
 		case o.Kind == Delete:
@@ -153,5 +239,5 @@ var register = porcupine.Model{
 		}
 		return true, o.Value
 	},
-	DescribeOperation: func(input, _ any) string { return fmt.Sprint(input) },
+	DescribeOperation: func(input, _ any) string { return fmt.Sprint(input.(step).Op) },
 }

@@ -1,7 +1,6 @@
 package workload
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"sync"
 
@@ -16,38 +15,48 @@ var register = Workload{
 }
 
 // registers write values that nobody writes twice, and condition writes on what
-// the slot saw last: of the values that it may expect, that is the one most likely
-// to be just replaced.
+// the slot saw last: at once, when it probably still stands, or when it comes by
+// again and it has probably just been replaced.
 type registers struct {
 	mu     sync.Mutex
 	random *rand.Rand
 	nodes  []string
 	keys   *keys
-	writes []int                   // by slot
-	seen   []map[string]history.Op // by slot, by key: what it read or wrote last
+	writes writes
+	slots  []memory
+}
+
+// memory of a slot.
+type memory struct {
+	seen map[string]history.Op // by key: what it read or wrote last
+	last string                // the key of its last operation, if that is answered
 }
 
 func newRegister(c Config) Generator {
 	return &registers{
 		random: c.random("register"), nodes: c.Nodes, keys: newKeys("register", c, c.eachPartition(), 300),
-		writes: make([]int, c.Processes), seen: make([]map[string]history.Op, c.Processes),
+		writes: make(writes, c.Processes), slots: make([]memory, c.Processes),
 	}
 }
 
 func (r *registers) Next(slot int) (history.Op, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	o := history.Op{Func: history.Get, Level: history.Linearizable, Key: r.keys.pick(r.random)}
-	draw := r.random.IntN(10)
-	if draw < 5 {
+	s := &r.slots[slot]
+	o := history.Op{Func: history.Get, Level: history.Linearizable, Key: s.last}
+	at := r.random.IntN(10)
+	if s.last == "" || at < 7 || !r.keys.use(s.last) {
+		o.Key = r.keys.pick(r.random)
+		at = r.random.IntN(10)
+	}
+	s.last = ""
+	if at < 6 {
 		return o, true
 	}
-	o.Func = history.Put
-	o.Value = fmt.Sprintf("v%d-%d", slot, r.writes[slot])
-	r.writes[slot]++
-	last, known := r.seen[slot][o.Key]
+	o.Func, o.Value = history.Put, r.writes.next(slot)
+	last, known := s.seen[o.Key]
 	switch {
-	case draw < 7:
+	case at < 8:
 	case !known || !last.Found && last.Func == history.Get:
 		o.Condition = history.IfAbsent
 	default:
@@ -62,10 +71,11 @@ func (r *registers) Done(slot int, op history.Op) {
 	if op.Outcome != history.OK {
 		return
 	}
-	if r.seen[slot] == nil {
-		r.seen[slot] = map[string]history.Op{}
+	s := &r.slots[slot]
+	if s.seen == nil {
+		s.seen = map[string]history.Op{}
 	}
-	r.seen[slot][op.Key] = op
+	s.seen[op.Key], s.last = op, op.Key
 }
 
 // Final reads each key once, linearizably, at some node.
