@@ -65,6 +65,7 @@ func (g *Group) watchLeadership() {
 			g.clearLead()
 			if fault.On(fault.FreshLeader) && leading {
 				g.proven.Store(&lead{term: g.raft.CurrentTerm()})
+				g.broadcast()
 			}
 			pause = 0
 			prove()
