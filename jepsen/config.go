@@ -22,6 +22,7 @@ const (
 	DefaultRate        = 200
 	DefaultTimeLimit   = time.Minute
 	DefaultOpTimeout   = time.Second
+	DefaultPatience    = 2 * time.Minute
 )
 
 const (
@@ -59,6 +60,9 @@ type Config struct {
 	Rate float64
 	// OpTimeout is the deadline of operations that have none of their own.
 	OpTimeout time.Duration
+	// Patience bounds, in the end, the wait until all nodes are ready, and that until
+	// nothing is under way any more.
+	Patience time.Duration
 	// Args are further flags of capstan serve, Env further variables of its
 	// environment, NAME=value.
 	Args, Env []string
@@ -95,6 +99,7 @@ func (c Config) withDefaults() Config {
 	c.Concurrency = cmp.Or(c.Concurrency, DefaultConcurrency)
 	c.Rate = cmp.Or(c.Rate, DefaultRate)
 	c.OpTimeout = cmp.Or(c.OpTimeout, DefaultOpTimeout)
+	c.Patience = cmp.Or(c.Patience, DefaultPatience)
 	return c
 }
 
@@ -121,6 +126,8 @@ func (c Config) check() error {
 		return fmt.Errorf("rate %g: it is above 0 and at most %d", c.Rate, maxRate)
 	case c.OpTimeout < 10*time.Millisecond || c.OpTimeout > time.Minute:
 		return fmt.Errorf("operation timeout %v: it is 10ms to 1m", c.OpTimeout)
+	case c.Patience < time.Second || c.Patience > DefaultPatience:
+		return fmt.Errorf("patience %v: it is 1s to %v", c.Patience, DefaultPatience)
 	case len(c.Workloads) == 0:
 		return errors.New("no workload")
 	}

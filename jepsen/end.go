@@ -34,7 +34,8 @@ type ending struct {
 	run        *running
 	face       face
 	awaitReady func(context.Context) error
-	// settle bounds the wait until nothing is under way any more.
+	// settle bounds the wait until all nodes are ready, and that until nothing is
+	// under way any more.
 	settle    time.Duration
 	placement [][]string
 }
@@ -53,7 +54,11 @@ func (e *ending) carryOut(ctx context.Context, final []history.Op, phase func(st
 		}
 		return err == nil
 	}
-	step("getting ready", func() error { return e.awaitReady(ctx) })
+	step("getting ready", func() error {
+		ctx, cancel := context.WithTimeout(ctx, e.settle)
+		defer cancel()
+		return e.awaitReady(ctx)
+	})
 	step("removing", func() (err error) { end.Removed, err = e.remove(ctx); return err })
 	end.Settled = step("settling", func() error { return e.awaitSettled(ctx) })
 	step("final reads", func() error { return e.final(ctx, final) })

@@ -31,11 +31,8 @@ const (
 )
 
 const (
-	// startPatience bounds the start of the cluster, and how long it may take to be
-	// ready again in the end: seconds on an idle machine.
+	// startPatience bounds the start of the cluster: seconds on an idle machine.
 	startPatience = time.Minute
-	// settlePatience bounds the wait until nothing is under way in the end.
-	settlePatience = 2 * time.Minute
 	// endPatience bounds the whole end.
 	endPatience = 5 * time.Minute
 	// stopPatience bounds the nodes' stopping in order.
@@ -219,7 +216,7 @@ func (c Config) with(ctx context.Context, file io.Writer, schedule nemesis.Sched
 	if err := errors.Join(workFailed, run.failure()); err != nil {
 		return err // of the record: it can not go on
 	}
-	end := c.end(ctx, &ending{run: run, face: clients, awaitReady: nodes.AwaitReady, settle: settlePatience, placement: placement}, jobs, p)
+	end := c.end(ctx, &ending{run: run, face: clients, awaitReady: nodes.AwaitReady, settle: c.Patience, placement: placement}, jobs, p)
 	if nemesisFailed != nil {
 		end.Failed = joined(end.Failed, "nemesis: "+nemesisFailed.Error())
 	}

@@ -25,7 +25,7 @@ const (
 	minTrailingEntries = 64
 	maxTrailingEntries = 8 << 10
 	// smallLog is the length of a log in a build that is to send snapshots often.
-	smallLog = 256
+	smallLog = 64
 )
 
 // due says that enough was applied since the last snapshot.
@@ -37,7 +37,7 @@ func (f *fsm) due() bool {
 // trailingBytes.
 func trailingEntries(bytes, entries int64) uint64 {
 	if fault.SmallLogs() {
-		return minTrailingEntries
+		return smallLog / 4
 	}
 	if bytes <= 0 || entries <= 0 {
 		return maxTrailingEntries
