@@ -25,9 +25,9 @@ func (g *Group) freeCandidate(now time.Time) {
 	if g.torn.IsZero() {
 		g.torn = now
 	}
-	// A candidacy lasts up to two election timeouts, and a living leader is
-	// heard within the next.
-	if now.Sub(g.torn) < 2*g.host.timing.Election+g.host.timing.Heartbeat/2 {
+	// A candidacy lasts up to two of the library's timeouts, and a living leader
+	// is heard soon after that.
+	if now.Sub(g.torn) < 2*g.host.timing.library()+g.host.timing.Heartbeat/2 {
 		return
 	}
 	g.torn = time.Time{}

@@ -226,6 +226,19 @@ func (c *cluster) leader(among ...*testNode) *testNode {
 	return leader
 }
 
+// caughtUp waits until no replica asks for a read index of its own accord.
+func (c *cluster) caughtUp() {
+	c.t.Helper()
+	c.eventually("all have caught up", func() bool {
+		for _, n := range c.nodes {
+			if n.group != nil && !n.group.caughtUp.Load() {
+				return false
+			}
+		}
+		return true
+	})
+}
+
 func (c *cluster) others(than *testNode) []*testNode {
 	var others []*testNode
 	for _, n := range c.nodes {

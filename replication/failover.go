@@ -24,9 +24,11 @@ import (
 //
 //  1. A voter that has heard no leader for Timing.silence asks the others, in
 //     one call a node for all groups, whether they have (KindSilence).
-//  2. If a quorum of the voters has heard none, itself included, it picks the
-//     one among them whose log is the most up to date, of equals the smallest
-//     id, and tells that one to stand (KindStand), or stands itself.
+//  2. If all who answer have heard none, and they are a quorum, it picks the
+//     one among them whose log is the most up to date, of equals by lot, and
+//     tells that one to stand (KindStand), or stands itself. Where one still
+//     hears a leader, that is waited for a little, so that nobody else comes to
+//     another choice a moment later; then the quorum will do.
 //  3. Who is told looks at its own clock again and stands at once, without a
 //     pre-vote, at most once in an election timeout.
 //
@@ -39,8 +41,8 @@ import (
 // than the lease, and any two quorums share a voter, who says no. A voter cut
 // off from a leader that the others hear is outvoted for as long as that lasts.
 //
-// The library's own timers go on. They elect where this does not: among nodes
-// that do not know the messages, or whose answers take too long.
+// The library's own timers go on, somewhat longer. They elect where this does
+// not: among nodes that do not know the messages, or whose answers take too long.
 
 // succession is what a replica has done lately about its leader's silence.
 type succession struct {
@@ -64,10 +66,13 @@ func (s *succession) begin(now time.Time) bool {
 
 // end says when to ask again: soon at first, since voters notice the silence
 // one after the other, and later on no more often than leaders are elected.
-func (s *succession) end(now time.Time, t Timing) {
+func (s *succession) end(now time.Time, t Timing, soon bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asking = false
+	if soon {
+		s.pause = 0
+	}
 	s.pause = min(max(2*s.pause, t.watchInterval()), t.Election)
 	s.next = now.Add(s.pause)
 }
@@ -113,6 +118,7 @@ type canvasser struct {
 	group   *Group
 	voters  int
 	missing []bereft // self first
+	hearing int      // those that hear a leader
 	// open counts who has not answered, likely those of them that were heard
 	// from lately: the others are not waited for if it goes without them.
 	open, likely int
@@ -136,7 +142,7 @@ func (h *Host) canvass(groups []*Group) {
 			}
 			q := asked[m.Node]
 			if q == nil {
-				q = &question{node: m.Node, likely: h.heard(m.Node)}
+				q = &question{node: m.Node, likely: h.heardWithin(m.Node, h.timing.lively())}
 				asked[m.Node] = q
 			}
 			q.members = append(q.members, m)
@@ -163,8 +169,8 @@ func (h *Host) canvass(groups []*Group) {
 		q := <-done
 		stand = stand[:0]
 		for i, c := range q.canvassers {
-			if q.err == nil && q.answers[i].missing {
-				c.missing = append(c.missing, bereft{q.members[i], q.answers[i].tip})
+			if q.err == nil {
+				c.answered(q.members[i], q.answers[i])
 			}
 			if c.open--; q.likely {
 				c.likely--
@@ -193,15 +199,26 @@ type standing struct {
 	who   Member
 }
 
+func (c *canvasser) answered(who Member, a silenceAnswer) {
+	switch a.status {
+	case silenceMisses:
+		c.missing = append(c.missing, bereft{who, a.tip})
+	case silenceHears:
+		c.hearing++
+	}
+}
+
 // settle ends the canvass of a group, once it can be.
 func (c *canvasser) settle() []standing {
-	who, ok := successor(c.voters, c.missing)
+	who, ok := successor(c.group.replica.Group, c.voters, c.missing)
 	if c.settled || c.open > 0 && (!ok || c.likely > 0) {
 		return nil
 	}
 	c.settled = true
-	c.group.succession.end(time.Now(), c.group.host.timing)
-	if !ok {
+	now, t := time.Now(), c.group.host.timing
+	early := ok && c.hearing > 0 && c.group.silence(now) < t.silence()+t.unison()
+	c.group.succession.end(now, t, early)
+	if !ok || early {
 		return nil
 	}
 	return []standing{{c.group, who}}

@@ -147,8 +147,8 @@ func TestFailoverTakesTwoElectionTimeouts(t *testing.T) {
 			for how, fail := range fails {
 				t.Run(fmt.Sprintf("%s/%d voters/%v", how, voters, links.Latency), func(t *testing.T) {
 					var all []time.Duration
-					for seed := range uint64(6) {
-						all = append(all, failover(t, seed, voters, 10, links, fail)...)
+					for seed := range uint64(5) {
+						all = append(all, failover(t, seed, voters, 8, links, fail)...)
 					}
 					slices.Sort(all)
 					n := len(all)

@@ -210,7 +210,7 @@ func (g *Group) raftConfig() *raft.Config {
 	t := g.host.timing
 	c := raft.DefaultConfig()
 	c.LocalID = g.self
-	c.HeartbeatTimeout, c.ElectionTimeout = t.Heartbeat, t.Election
+	c.HeartbeatTimeout, c.ElectionTimeout = t.library(), t.library()
 	c.LeaderLeaseTimeout, c.CommitTimeout = t.Lease, t.Commit
 	c.MaxAppendEntries = maxAppendEntries
 	c.BatchApplyCh = true // appends of several entries

@@ -97,11 +97,11 @@ func (g *Group) bequeath() {
 			continue
 		}
 		done := make(chan struct{})
-		go func() { // the library answers within an election timeout
+		go func() { // the library answers within its election timeout
 			_ = g.handOver(heir)
 			close(done)
 		}()
-		timer := time.NewTimer(2 * g.host.timing.Election)
+		timer := time.NewTimer(2 * g.host.timing.library())
 		defer timer.Stop()
 		select {
 		case <-done:

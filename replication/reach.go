@@ -29,9 +29,11 @@ func (g *Group) Reachable() (reachable, needed int) {
 	return reach(membersOf(g.configuration()), g.member, g.host.heard)
 }
 
-func (h *Host) heard(node partition.NodeID) bool {
+func (h *Host) heard(node partition.NodeID) bool { return h.heardWithin(node, h.timing.Election) }
+
+func (h *Host) heardWithin(node partition.NodeID, within time.Duration) bool {
 	ago, ok := h.peers.LastHeard(node)
-	return ok && ago < h.timing.Election
+	return ok && ago < within
 }
 
 // Refuses is why any linearizable operation would be refused here at once: the
@@ -54,7 +56,7 @@ func (g *Group) refusal() error {
 		return nil // not long enough here to have missed anybody
 	}
 	last := g.reachAt.Load()
-	if last == nil || now.Sub(last.at) >= reachAge {
+	if last == nil || now.Sub(last.at) >= reachAge || last.reachable < last.needed {
 		reachable, needed := g.Reachable()
 		last = &reachability{at: now, reachable: reachable, needed: needed}
 		g.reachAt.Store(last)
@@ -68,8 +70,9 @@ func (g *Group) refusal() error {
 	return noQuorum(last.reachable, last.needed)
 }
 
-// reachAge is how long a count of reachable voters is used again: far below
-// any election timeout, and long enough to cost nothing an operation.
+// reachAge is how long a count that makes a quorum is used again: far below any
+// election timeout, and long enough to cost nothing an operation. One that makes
+// none is not: the next request may be the first after a heal.
 const reachAge = 20 * time.Millisecond
 
 type reachability struct {

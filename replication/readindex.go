@@ -32,12 +32,14 @@ func (g *Group) ReadIndex(ctx context.Context) (uint64, error) {
 		if ctx.Err() != nil {
 			return 0, g.outOfTime(ctx.Err(), "asking for a read index")
 		}
+		wait := g.host.timing.recheck()
 		if errors.Is(err, errNotLeading) && g.leaderless() {
-			pause = g.host.timing.recheck()
+			pause = 0 // the next leader proves itself soon
 		} else {
-			pause = min(nextBackoff(pause), maxBackoff)
+			pause = nextBackoff(pause)
+			wait = pause
 		}
-		if !g.pause(ctx, changed, pause) {
+		if !g.pause(ctx, changed, wait) {
 			return 0, g.outOfTime(ctx.Err(), "waiting for a leader")
 		}
 	}
@@ -86,11 +88,19 @@ func (g *Group) tryReadIndex(ctx context.Context) (uint64, error) {
 		}
 		return 0, overloaded("too many reads wait for the leader")
 	}
-	select {
-	case r := <-answer:
-		return r.index, r.err
-	case <-ctx.Done():
-		return 0, ctx.Err()
+	for {
+		changed := g.changed()
+		if g.leader() != leader {
+			// One that fell silent is not waited for when there is another.
+			return 0, errNotLeading
+		}
+		select {
+		case r := <-answer:
+			return r.index, r.err
+		case <-changed:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
 	}
 }
 

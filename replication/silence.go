@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"hash/fnv"
 	"strconv"
 	"sync"
 	"time"
@@ -68,18 +69,27 @@ type bereft struct {
 }
 
 // successor is who of those that miss their leader is to stand, if they are a
-// quorum of that many voters: each of them would vote for it.
-func successor(voters int, missing []bereft) (Member, bool) {
+// quorum of that many voters: each of them would vote for it. Of equals it is
+// another one in each group, so that no node inherits all of a dead one's.
+func successor(group storage.GroupID, voters int, missing []bereft) (Member, bool) {
 	if len(missing) < voters/2+1 {
 		return Member{}, false
 	}
 	best := missing[0]
 	for _, b := range missing[1:] {
-		if order := b.tip.compare(best.tip); order > 0 || order == 0 && b.ServerID() < best.ServerID() {
+		if order := b.tip.compare(best.tip); order > 0 || order == 0 && lot(group, b.Member) < lot(group, best.Member) {
 			best = b
 		}
 	}
 	return best.Member, true
+}
+
+// lot is the same on every node.
+func lot(group storage.GroupID, m Member) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(m.ServerID()))
+	// What comes last changes the upper bits least: the group comes mixed.
+	return (h.Sum64() ^ uint64(group)*0x9e3779b97f4a7c15) * 0xff51afd7ed558ccd
 }
 
 func (h *Host) askSilence(ctx context.Context, node partition.NodeID, replicas []storage.Replica) ([]silenceAnswer, error) {
@@ -104,8 +114,12 @@ func (h *Host) handleSilence(_ context.Context, _ partition.NodeID, payload []by
 	now := time.Now()
 	answers := make([]silenceAnswer, len(replicas))
 	for i, r := range replicas {
-		if g := h.serving(r); g != nil && g.misses(now) {
-			answers[i] = silenceAnswer{missing: true, tip: g.tip()}
+		switch g := h.serving(r); {
+		case g == nil:
+		case g.misses(now):
+			answers[i] = silenceAnswer{silenceMisses, g.tip()}
+		default:
+			answers[i].status = silenceHears
 		}
 	}
 	return encodeSilences(answers), nil

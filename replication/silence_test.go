@@ -1,7 +1,6 @@
 package replication
 
 import (
-	"cmp"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -9,6 +8,9 @@ import (
 
 	"github.com/hashicorp/raft"
 	"pgregory.net/rapid"
+
+	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/storage"
 )
 
 // Who stands would get the vote of each that misses its leader, and any two
@@ -22,12 +24,17 @@ func TestSuccessor(t *testing.T) {
 				tip{rapid.Uint64Range(1, 3).Draw(t, "term"), rapid.Uint64Range(1, 3).Draw(t, "index")}})
 		}
 		missing = rapid.Permutation(missing).Draw(t, "order")
-		who, ok := successor(voters, missing)
+		group := storage.GroupID(rapid.Uint32().Draw(t, "group"))
+		who, ok := successor(group, voters, missing)
 		if ok != (2*len(missing) > voters) {
 			t.Fatalf("%d of %d miss their leader: %v", len(missing), voters, ok)
 		}
 		if !ok {
 			return
+		}
+		again := rapid.Permutation(missing).Draw(t, "another order")
+		if other, _ := successor(group, voters, again); other != who {
+			t.Fatalf("%v, in another order %v", who, other)
 		}
 		at := slices.IndexFunc(missing, func(b bereft) bool { return b.Member == who })
 		for _, b := range missing {
@@ -35,11 +42,27 @@ func TestSuccessor(t *testing.T) {
 			if b.tip.term > missing[at].tip.term || b.tip.term == missing[at].tip.term && b.tip.index > missing[at].tip.index {
 				t.Fatalf("%v would not vote for %v", b, missing[at])
 			}
-			if b.tip == missing[at].tip && cmp.Less(b.Node, who.Node) {
-				t.Fatalf("%v stands before %v", who, b)
-			}
 		}
 	})
+}
+
+// Of equals each has its turn.
+func TestSuccessorsAreSpread(t *testing.T) {
+	const groups = 3000
+	var missing []bereft
+	for _, node := range []string{"n1-k3f9x", "n2-aa01b", "n3-zq7mm"} {
+		missing = append(missing, bereft{Member{Node: partition.NodeID(node), Generation: 1}, tip{2, 7}})
+	}
+	led := map[Member]int{}
+	for g := range storage.GroupID(groups) {
+		who, _ := successor(g, 4, missing)
+		led[who]++
+	}
+	for who, n := range led {
+		if n < groups/3*8/10 || n > groups/3*12/10 {
+			t.Errorf("%v succeeds in %d of %d groups", who, n, groups)
+		}
+	}
 }
 
 func TestAttention(t *testing.T) {

@@ -9,11 +9,13 @@ import (
 // Timing holds the clocks of all groups of a host. Every node of a cluster
 // should use the same. Zero fields take the default.
 type Timing struct {
-	// Heartbeat is how long a follower waits for a sign of its leader before it
-	// stands for election; leaders send ten in that time. Default 1.5 s.
+	// Heartbeat is how long a follower hears no leader before it would have
+	// another, and a tenth more; leaders send about five signs of life in that
+	// time. Default 1.5 s.
 	Heartbeat time.Duration
-	// Election is how long a candidate waits for votes, and how long a node may
-	// be silent and still count as reachable. At least Heartbeat. Default 1.5 s.
+	// Election is how long a replica that has stood for election does not stand
+	// again, and how long a node may be silent and still count as reachable. At
+	// least Heartbeat. Default 1.5 s.
 	Election time.Duration
 	// Lease is how long a leader stays one without hearing from a quorum. No
 	// read rests on it. It must be above the worst stall of the disk, or a
@@ -76,10 +78,26 @@ func (t Timing) stallBound() time.Duration { return t.Lease }
 // whose lease lasts is not missed by a quorum.
 func (t Timing) silence() time.Duration { return t.Heartbeat + t.Heartbeat/10 }
 
+// unison is how long after the first of a quorum the last voter may notice that
+// the leader is silent: heartbeats do not reach all at once, nor a delayed one.
+func (t Timing) unison() time.Duration { return t.Heartbeat / 3 }
+
+// library is the library's own heartbeat and election timeout. It acts at a
+// random moment between this and three times as much (followers), or twice
+// (candidates), and is needed where asking other voters comes to nothing. Before
+// that it must not get in the way: a follower that stands by itself while
+// another is chosen may split the vote.
+func (t Timing) library() time.Duration { return max(t.Heartbeat*4/3, t.Election) }
+
 // canvassTimeout bounds asking whether others miss a leader, too: above a slow
 // round trip, and short enough that a voter that vanished together with the
 // leader does not hold up the election of another.
 func (t Timing) canvassTimeout() time.Duration { return t.Election / 3 }
+
+// lively is how lately a node was heard that is waited for when voters are
+// asked: it is well below silence, or each canvass would wait for the node that
+// is missed.
+func (t Timing) lively() time.Duration { return t.Election / 2 }
 
 // watchInterval is how often the watchdog looks: often enough to add little to
 // stallBound and silence.

@@ -25,7 +25,7 @@ const (
 	// generation of the leader's replica) each; no answer.
 	KindBehind uint8 = 4
 	// KindSilence asks whether replicas miss their leader: (group, generation)
-	// each, answered by (missing, log's last term and index) each, in order.
+	// each, answered by (status, log's last term and index) each, in order.
 	KindSilence uint8 = 5
 	// KindStand tells replicas to stand for election, if they still miss their
 	// leader: (group, generation) each; no answer.
@@ -118,11 +118,20 @@ func decodeTerms(b []byte) ([]termAnswer, error) {
 	return terms, nil
 }
 
+// silenceStatus says whether a replica misses its leader.
+type silenceStatus uint8
+
+const (
+	silenceNoReplica silenceStatus = iota
+	silenceHears
+	silenceMisses
+)
+
 // silenceAnswer is a voter's answer to whether it misses its leader, and if it
-// does where its log ends. No such replica misses nobody.
+// does where its log ends.
 type silenceAnswer struct {
-	missing bool
-	tip     tip
+	status silenceStatus
+	tip    tip
 }
 
 const silenceSize = 17
@@ -130,7 +139,7 @@ const silenceSize = 17
 func encodeSilences(answers []silenceAnswer) []byte {
 	b := newMessage(len(answers), silenceSize)
 	for _, a := range answers {
-		b = le.AppendUint64(le.AppendUint64(append(b, flag(a.missing)), a.tip.term), a.tip.index)
+		b = le.AppendUint64(le.AppendUint64(append(b, byte(a.status)), a.tip.term), a.tip.index)
 	}
 	return b
 }
@@ -143,8 +152,8 @@ func decodeSilences(b []byte) ([]silenceAnswer, error) {
 	answers := make([]silenceAnswer, n)
 	for i := range answers {
 		r := body[i*silenceSize:]
-		a := silenceAnswer{missing: r[0] == 1, tip: tip{le.Uint64(r[1:]), le.Uint64(r[9:])}}
-		if r[0] > 1 || !a.missing && a.tip != (tip{}) {
+		a := silenceAnswer{status: silenceStatus(r[0]), tip: tip{le.Uint64(r[1:]), le.Uint64(r[9:])}}
+		if a.status > silenceMisses || a.status != silenceMisses && a.tip != (tip{}) {
 			return nil, fmt.Errorf("%w: silence record % x", errMessage, r[:silenceSize])
 		}
 		answers[i] = a

@@ -15,9 +15,9 @@ const (
 	// missed pings, about one election timeout.
 	DeadAfter = 2 * time.Second
 	// HeartbeatWindow is how long a Raft heartbeat, or the answer to one, waits
-	// for those of other groups to share its frame. A leader sends the next a
-	// tenth to a fifth of a heartbeat timeout after an answer, so that both waits
-	// together still leave three heartbeats to a timeout of 1.5 s; an idle node
+	// for those of other groups to share its frame. A leader sends the next 200
+	// to 400 ms after an answer, so that both waits together still leave two or
+	// three heartbeats to a leader's lease of 1.5 s; an idle node
 	// wakes up a third as often as with 20 ms.
 	HeartbeatWindow = 100 * time.Millisecond
 	// RaftTimeout bounds one Raft RPC other than InstallSnapshot, from queue
