@@ -24,6 +24,7 @@ func untilSignal() context.Context {
 	go func() {
 		cancel(fmt.Errorf("%s", <-signals))
 		<-signals
+		fmt.Fprintln(os.Stderr) // the line that tells how it gets on ends nowhere
 		os.Exit(130)
 	}()
 	return ctx

@@ -49,7 +49,8 @@ those: nodes are processes on 127.0.0.x, which can be killed and paused, and cut
 themselves off from each other.
 
 Ctrl-C ends the load, heals all and judges what there is, which cannot tell much. A
-second Ctrl-C ends all at once. Neither leaves a process behind.
+second Ctrl-C ends all at once, and leaves the nodes' data in the run's directory.
+Neither leaves a process behind.
 
 Exit status: 0 what was promised holds; 1 it was violated; 2 the test could not
 tell, or did not run.`,
@@ -176,8 +177,8 @@ func (p *program) judged(ctx context.Context, s testSettings, asJSON bool) error
 	outcome, err := p.test(ctx, c)
 	line.clear()
 	if err != nil {
-		if ctx.Err() != nil {
-			err = fmt.Errorf("interrupted (%w): %w", context.Cause(ctx), err)
+		if ctx.Err() != nil { // what fails then is of no interest
+			return usageErrorf("interrupted before clients were at work: %w", context.Cause(ctx))
 		}
 		e := usageErrorf("the test did not run: %w", err)
 		if logs, _ := filepath.Glob(filepath.Join(c.Dir, "*.log")); len(logs) > 0 {

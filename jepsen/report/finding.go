@@ -177,5 +177,8 @@ func rest(o *history.Op) string {
 	if o.Final {
 		parts = append(parts, "after all was healed")
 	}
+	if o.Error != "" && !o.Mismatch && cmp.Or(o.Reason, o.Code) != "" {
+		parts = append(parts, o.Error)
+	}
 	return strings.Join(parts, ", ")
 }
