@@ -27,6 +27,7 @@ type finding struct {
 	Why       string
 	Undecided bool
 	Ops       []shown
+	Alone     bool // one operation: there is no order to draw
 	More      int
 }
 
@@ -57,7 +58,7 @@ func findings(r *check.Result) (told []finding, more int) {
 		if len(ops) > mostShown {
 			ops, t.More = ops[:mostShown], len(ops)-mostShown
 		}
-		t.Ops = drawn(ops)
+		t.Ops, t.Alone = drawn(ops), len(ops) == 1
 		told = append(told, t)
 	}
 	return told, 0
