@@ -171,6 +171,14 @@ func TestAvailabilityStories(t *testing.T) {
 				refused(o)
 			}
 		}, band(0, "disk-full", 5*time.Second, 20*time.Second, "n4"))},
+		{name: "a wiped node has no replica any more", h: ledgerOf(func(o *history.Op) {
+			switch gone := o.Invoke > 12*time.Second; {
+			case gone && o.Node == "n2":
+				hung(o)
+			case gone && o.Level == history.Linearizable && o.Partition == 0:
+				refused(o)
+			}
+		}, band(0, "wipe", 5*time.Second, 7*time.Second, "n1"), band(1, "pause-one", 12*time.Second, 20*time.Second, "n2"))},
 		{name: "with a session it may be refused", h: onCut(func(o *history.Op) {
 			if o.Session = "s"; o.Level == history.Eventual {
 				refused(o)

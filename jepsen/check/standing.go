@@ -57,7 +57,10 @@ type epoch struct {
 	quiet     bool
 	standing  map[string]standing
 	unreached map[string]bool // by clients
-	cuts      []map[string]int
+	// wiped nodes came back as others, without replicas: whether they have been given
+	// those again nobody says.
+	wiped map[string]bool
+	cuts  []map[string]int
 	// vague: links were not just good or cut, so nobody can tell who reached whom.
 	vague bool
 }
@@ -90,7 +93,7 @@ func epochs(h *history.History) []epoch {
 	moments = slices.Compact(moments)
 	var all []epoch
 	for i, from := range moments {
-		e := epoch{from: from, until: h.Length + 1, quiet: true, standing: map[string]standing{}, unreached: map[string]bool{}}
+		e := epoch{from: from, until: h.Length + 1, quiet: true, standing: map[string]standing{}, unreached: map[string]bool{}, wiped: map[string]bool{}}
 		if i+1 < len(moments) {
 			e.until = moments[i+1]
 		}
@@ -101,6 +104,11 @@ func epochs(h *history.History) []epoch {
 		}
 		for j := range h.Faults {
 			f := &h.Faults[j]
+			if f.From <= from && f.Kind == "wipe" {
+				for _, node := range f.Nodes {
+					e.wiped[node], e.quiet = true, false
+				}
+			}
 			if f.From > from || f.Healed && f.Until <= from {
 				continue
 			}
@@ -208,7 +216,7 @@ func (e *epoch) at(node string, replicas []string) situation {
 			continue
 		}
 		possible++
-		if e.standing[r] == live {
+		if e.standing[r] == live && !e.wiped[r] {
 			sure++
 		}
 	}
@@ -224,7 +232,7 @@ func (e *epoch) at(node string, replicas []string) situation {
 // reaches: a replica of the partition is sure to be within the node's reach.
 func (e *epoch) reaches(node string, replicas []string) bool {
 	return slices.ContainsFunc(replicas, func(r string) bool {
-		return r == node || !e.vague && e.standing[r] == live && e.together(node, r)
+		return !e.wiped[r] && (r == node || !e.vague && e.standing[r] == live && e.together(node, r))
 	})
 }
 
