@@ -306,6 +306,7 @@ func (s *tentativeLogs) scan(l *Log, it *pebble.Iterator) (used tentativeCost, e
 			t.heard.Store(max(t.heard.Load(), t.heardSaved))
 		case tentativeKindFate:
 			t.fateFloor, err = decodeTentativeIndex(record)
+			t.Hear(t.fateFloor)
 		case tentativeKindWrite:
 			var v tentativeVersion
 			var key []byte
@@ -347,7 +348,7 @@ func (t *TentativeLog) Heard() uint64 { return t.heard.Load() }
 // session's token. It costs next to nothing. The index is durable with the next
 // write that Append, or with the next report that UndecidedBase makes, and on
 // Close; so a crash may lose what was heard since, but never what a write that
-// is held, or a report, was based on.
+// is held, or a report, was based on, nor the fate floor: it is an index too.
 func (t *TentativeLog) Hear(index uint64) {
 	for {
 		known := t.heard.Load()

@@ -162,6 +162,7 @@ func (t *TentativeLog) submit(op *tentativeOp) error {
 	t.mu.Lock()
 	if err == nil {
 		t.heardSaved, t.fateFloor = heard, fate
+		t.Hear(fate)
 	}
 	for _, o := range ops {
 		t.finish(o, err)

@@ -145,6 +145,7 @@ func TestTentativeAgainstModel(t *testing.T) {
 						delete(m.held, d)
 						delete(m.settled, d)
 						m.fateFloor = index
+						m.heard = max(m.heard, index)
 						m.gone[d] = index
 					}
 				}
@@ -156,6 +157,7 @@ func TestTentativeAgainstModel(t *testing.T) {
 					delete(m.settled, d)
 				}
 				m.fateFloor = max(m.fateFloor, applied)
+				m.heard = max(m.heard, m.fateFloor)
 				m.synced()
 			case 8:
 				got, err := tl.UndecidedBase()
@@ -223,7 +225,7 @@ func (m *tentativeModel) reopened(rt *rapid.T, tl *TentativeLog) {
 	if floor < m.durableFloor || floor > m.fateFloor {
 		rt.Fatalf("fate floor %d, not %d to %d", floor, m.durableFloor, m.fateFloor)
 	}
-	if heard < m.durableHeard || heard > m.heard {
+	if heard < m.durableHeard || heard > m.heard || heard < floor {
 		rt.Fatalf("heard %d, not %d to %d", heard, m.durableHeard, m.heard)
 	}
 	m.held, m.heard, m.fateFloor = back, heard, floor

@@ -549,6 +549,27 @@ func TestTentativeHeardSurvivesCloseAndAcceptedWrites(t *testing.T) {
 	mustDo(t, l.Close())
 }
 
+// Who knows what became of a write has heard of the entry that decided it, also after
+// a crash: a write that is accepted then is not based on less.
+func TestTentativeFateFloorIsHeardOf(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	l := openTestLog(t, fs)
+	tl := mustTentative(t, l, testPartition)
+	mustDo(t, tl.Append([]TentativeWrite{remote("n2-bbbb", 1, 45, 5, "k", "v"), remote("n2-bbbb", 2, 45, 6, "l", "w")}))
+	mustDo(t, tl.Forget([]Dot{{"n2-bbbb", 7, 1}}, 157))
+	if got := tl.Heard(); got != 157 {
+		t.Errorf("heard %d", got)
+	}
+	mustDo(t, tl.Append([]TentativeWrite{remote("n2-bbbb", 3, 45, 7, "m", "x")})) // which makes both durable
+	crashed := openTestLog(t, fs.CrashClone(vfs.CrashCloneCfg{}))
+	tl = mustTentative(t, crashed, testPartition)
+	if floor, heard := tl.FateFloor(), tl.Heard(); floor != 157 || heard != 157 {
+		t.Errorf("after a crash: heard %d, and the fate floor is %d", heard, floor)
+	}
+	mustDo(t, crashed.Close())
+	mustDo(t, l.Close())
+}
+
 func TestTentativeFateFloorNeverFalls(t *testing.T) {
 	fs := vfs.NewMem()
 	l := openTestLog(t, fs)
