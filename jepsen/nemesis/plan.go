@@ -125,7 +125,7 @@ func (p *planner) faults(one card, at time.Duration) []Event {
 	}
 	other := p.turn()
 	second := p.event(other, at, true)
-	if hides(first, second) || hides(second, first) {
+	if hides(first, second) || hides(second, first) || stills(first, second) {
 		p.deck = append([]card{other}, p.deck...) // its turn comes
 		return []Event{first}
 	}
@@ -136,6 +136,23 @@ func (p *planner) faults(one card, at time.Duration) []Event {
 func hides(a, b Event) bool {
 	k, _ := Find(a.Kind)
 	return k.most && b.Leader != nil
+}
+
+// starting is how soon after a fault nodes that were down can be counted on again.
+const starting = 2 * time.Second
+
+// stills reports whether b, which begins later, has nobody to hit because of a: its
+// nodes are gone or stand as long as it lasts, or end themselves for what a does to
+// their disks. Who stands can be killed all the same, or stopped once more.
+func stills(a, b Event) bool {
+	first, _ := Find(a.Kind)
+	second, _ := Find(b.Kind)
+	gone := first.act == kill || a.Bend.DiskFull || a.Bend.SyncError
+	stands := first.act == pause
+	if !(gone && second.act != shape || stands && second.act == bend) || len(b.Nodes) == 0 || b.end() >= a.end()+starting {
+		return false
+	}
+	return !slices.ContainsFunc(b.Nodes, func(n string) bool { return !slices.Contains(a.Nodes, n) })
 }
 
 // long reports whether the first of some faults is to last for two: nodes that end in

@@ -12,6 +12,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"github.com/capstan-kv/capstan/jepsen/cluster"
 	"github.com/capstan-kv/capstan/jepsen/lab"
 )
 
@@ -105,6 +106,9 @@ func TestPlansFit(t *testing.T) {
 				if hides(s[i-1], e) || hides(e, s[i-1]) {
 					t.Fatalf("nobody leads: %v", s)
 				}
+				if stills(s[i-1], e) {
+					t.Fatalf("nobody is hit: %v", s)
+				}
 			}
 			if e.end()-c.Quiet-(e.At-c.Quiet)/step*step > c.Fault && (e.Kind != "rolling-restart" || e.For > step+c.Fault) {
 				t.Fatalf("it reaches into the next: %v", s)
@@ -149,6 +153,34 @@ func TestLeadersAreNotHidden(t *testing.T) {
 		}
 		if len(s) < 9 || len(seen) != 4 || most-least > 1 {
 			t.Fatalf("seed %d: %v", c.Seed, seen)
+		}
+	}
+}
+
+// Who is down already can not be hit: the fault would have no effect, and the run
+// would say nothing.
+func TestStilled(t *testing.T) {
+	event := func(kind string, at, length int, c cluster.Control, nodes ...string) Event {
+		return Event{Kind: kind, At: time.Duration(at) * time.Second, For: time.Duration(length) * time.Second, Bend: c, Nodes: nodes}
+	}
+	full, slow := cluster.Control{DiskFull: true}, cluster.Control{SyncDelayMillis: 500}
+	for name, c := range map[string]struct {
+		a, b Event
+		want bool
+	}{
+		"a disk that ended its node":       {event("disk-full", 4, 6, full, "n1", "n2"), event("slow-fsync", 5, 4, slow, "n2"), true},
+		"killed, then bent":                {event("kill-one", 4, 6, cluster.Control{}, "n1"), event("slow-fsync", 5, 4, slow, "n1"), true},
+		"killed twice":                     {event("kill-minority", 4, 6, cluster.Control{}, "n1", "n2"), event("kill-one", 5, 4, cluster.Control{}, "n1"), true},
+		"ended, then stopped":              {event("fsync-error", 4, 6, cluster.Control{SyncError: true}, "n1"), event("pause-one", 5, 4, cluster.Control{}, "n1"), true},
+		"paused, then bent":                {event("pause-one", 4, 6, cluster.Control{}, "n1"), event("slow-fsync", 5, 4, slow, "n1"), true},
+		"paused, then killed":              {event("pause-one", 4, 6, cluster.Control{}, "n1"), event("kill-one", 5, 4, cluster.Control{}, "n1"), false},
+		"one more node than is down":       {event("kill-one", 4, 6, cluster.Control{}, "n1"), event("slow-fsync", 5, 4, slow, "n1", "n2"), false},
+		"longer than the outage":           {event("kill-all", 4, 2, cluster.Control{}, "n1", "n2", "n3"), event("slow-fsync", 5, 5, slow, "n1"), false},
+		"slow, not down":                   {event("slow-fsync", 4, 6, slow, "n1"), event("disk-full", 5, 4, full, "n1"), false},
+		"links of who is down are cut yet": {event("kill-one", 4, 6, cluster.Control{}, "n1"), event("cut-one", 5, 4, cluster.Control{}), false},
+	} {
+		if got := stills(c.a, c.b); got != c.want {
+			t.Errorf("%s: %v", name, got)
 		}
 	}
 }
