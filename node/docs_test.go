@@ -9,20 +9,24 @@ import (
 	"testing"
 )
 
-// TestDocsNameRealTests holds docs/consistency.md to its word that each test
-// it names exists.
+// TestDocsNameRealTests holds docs/consistency.md and docs/jepsen.md to their word
+// that each test they name exists.
 func TestDocsNameRealTests(t *testing.T) {
-	page, err := os.ReadFile("../docs/consistency.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	named := regexp.MustCompile(`\bTest[A-Z]\w*`).FindAllString(string(page), -1)
-	if len(named) == 0 {
-		t.Fatal("docs/consistency.md names no test")
+	var named []string
+	for _, name := range []string{"consistency.md", "jepsen.md"} {
+		page, err := os.ReadFile("../docs/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := regexp.MustCompile(`\bTest[A-Z]\w*`).FindAllString(string(page), -1)
+		if len(found) == 0 {
+			t.Fatalf("docs/%s names no test", name)
+		}
+		named = append(named, found...)
 	}
 	function := regexp.MustCompile(`(?m)^func (Test\w+)\(\w+ \*testing\.T\)`)
 	exists := map[string]bool{}
-	err = filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
@@ -42,7 +46,7 @@ func TestDocsNameRealTests(t *testing.T) {
 	}
 	for _, name := range named {
 		if !exists[name] {
-			t.Errorf("docs/consistency.md names %s, which does not exist", name)
+			t.Errorf("the docs name %s, which does not exist", name)
 		}
 	}
 }
