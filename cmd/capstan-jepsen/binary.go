@@ -10,9 +10,9 @@ import (
 	"strings"
 )
 
-// findBinary is the capstan to test: the one that is named, else the one beside
-// this program, else the one that a shell would find.
-func findBinary(named string) (string, error) {
+// findBinary is the program to test: the one that is named, else that of a name
+// beside this program, else the one that a shell would find.
+func findBinary(named, usual string) (string, error) {
 	if named != "" {
 		path, err := exec.LookPath(named)
 		if err != nil {
@@ -21,14 +21,15 @@ func findBinary(named string) (string, error) {
 		return filepath.Abs(path)
 	}
 	if self, err := os.Executable(); err == nil {
-		beside := filepath.Join(filepath.Dir(self), "capstan")
+		beside := filepath.Join(filepath.Dir(self), usual)
 		if path, err := exec.LookPath(beside); err == nil {
 			return path, nil
 		}
 	}
-	path, err := exec.LookPath("capstan")
+	path, err := exec.LookPath(usual)
 	if err != nil {
-		return "", usageErrorf("there is no capstan beside this program, nor in PATH").hint("--binary PATH, or make build")
+		target := map[string]string{"capstan": "build", faultBinary: "build-faults"}[usual]
+		return "", usageErrorf("there is no %s beside this program, nor in PATH", usual).hint("--binary PATH, or make " + target)
 	}
 	return filepath.Abs(path)
 }

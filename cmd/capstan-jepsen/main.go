@@ -9,10 +9,11 @@ import (
 
 	"github.com/capstan-kv/capstan/jepsen"
 	"github.com/capstan-kv/capstan/jepsen/lab"
+	"github.com/capstan-kv/capstan/jepsen/mutants"
 )
 
 func main() {
-	os.Exit(run(untilSignal(), machine{test: jepsen.Run, within: lab.Within}, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(run(untilSignal(), machine{test: jepsen.Run, within: lab.Within, hunt: mutants.Run}, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 // untilSignal ends with the first SIGINT or SIGTERM. The second ends the process

@@ -35,11 +35,16 @@ func newProgress(w io.Writer) *progress {
 
 // show is called from one goroutine.
 func (p *progress) show(now jepsen.Progress) {
-	if p.phase == now.Phase && time.Now().Before(p.next) {
+	p.tell(now.Phase, func() string { return progressLine(now) })
+}
+
+// tell shows a line if it is time for one, or another phase than before.
+func (p *progress) tell(phase string, show func() string) {
+	if p.phase == phase && time.Now().Before(p.next) {
 		return
 	}
-	p.phase, p.next = now.Phase, time.Now().Add(p.interval)
-	line := progressLine(now)
+	p.phase, p.next = phase, time.Now().Add(p.interval)
+	line := show()
 	if p.columns == 0 {
 		fmt.Fprintln(p.w, line)
 		return

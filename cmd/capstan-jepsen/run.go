@@ -10,6 +10,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/capstan-kv/capstan/jepsen"
+	"github.com/capstan-kv/capstan/jepsen/mutants"
 )
 
 // version is set by the linker at a release.
@@ -20,6 +21,7 @@ type machine struct {
 	test func(context.Context, jepsen.Config) (*jepsen.Outcome, error)
 	// within runs something where hosts can be made: see lab.Within.
 	within func(func() int) (int, error)
+	hunt   func(context.Context, mutants.Config) ([]mutants.Row, error)
 }
 
 // program is one run of the binary.
@@ -67,7 +69,7 @@ tell, or did not run, wrong usage included.`,
 		return usageErrorf("%w", err).hint(cmd.CommandPath() + " --help")
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(p.runCommand(), p.checkCommand(), p.listCommand())
+	root.AddCommand(p.runCommand(), p.checkCommand(), p.listCommand(), p.mutantsCommand())
 	return root
 }
 

@@ -129,7 +129,7 @@ func (s *testSettings) complete(ctx context.Context, args []string) error {
 		}
 	}
 	var err error
-	if c.Binary, err = findBinary(c.Binary); err != nil {
+	if c.Binary, err = findBinary(c.Binary, "capstan"); err != nil {
 		return err
 	}
 	if c.Planted != "" {
@@ -158,12 +158,11 @@ func (p *program) runTest(ctx context.Context, s testSettings) error {
 	if s.config.Lab == lab.Loopback {
 		return p.judged(ctx, s, asJSON)
 	}
-	status, err := p.within(func() int { return p.finish(nil, p.judged(ctx, s, asJSON)) })
+	err = p.inNamespaces(func() error { return p.judged(ctx, s, asJSON) })
 	if errors.Is(err, lab.ErrForbidden) {
-		return usageErrorf("no lab can be made: %w", err).
+		return usageErrorf("%w", err).
 			hint("allow user namespaces, or --lab=loopback: there nodes can be killed, paused and cut off, and links cannot be slow, lossy or one-way")
 	}
-	p.status = status
 	return err
 }
 
