@@ -29,8 +29,8 @@ func patiently(t *testing.T) context.Context {
 }
 
 // newCluster has every node hold every key, so that whichever nodes are together,
-// it is clear who has a quorum.
-func newCluster(t *testing.T, open func(lab.Config) (lab.Lab, error), count int) (*cluster.Cluster, lab.Lab) {
+// it is clear who has a quorum; other flags of capstan serve say otherwise.
+func newCluster(t *testing.T, open func(lab.Config) (lab.Lab, error), count int, flags ...string) (*cluster.Cluster, lab.Lab) {
 	t.Helper()
 	var names []string
 	for i := range count {
@@ -50,7 +50,7 @@ func newCluster(t *testing.T, open func(lab.Config) (lab.Lab, error), count int)
 	})
 	c, err := cluster.New(cluster.Config{
 		Lab: l, Binary: os.Getenv(binaryVariable), Dir: t.TempDir(),
-		Args: []string{"--partitions", "2", "--replication-factor", fmt.Sprint(count)},
+		Args: append([]string{"--partitions", "2", "--replication-factor", fmt.Sprint(count)}, flags...),
 	})
 	if err != nil {
 		t.Fatal(err)
