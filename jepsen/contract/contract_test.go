@@ -337,6 +337,18 @@ func TestNodes(t *testing.T) {
 		{name: "committed state is something else", ops: []Op{put("a", 0, 1, at(4, 1)), ePut("e", 2, 3, at(0, 2), heard(4)), get("a", 4, 5, at(4, 1), here)}},
 		{name: "it was taken while it was read", ops: []Op{put("a", 0, 1, at(4, 1)), ePut("e", 2, 4, at(0, 2), heard(4)), eGet("a", 4, 5, at(4, 1), here)}},
 		{name: "it was not acknowledged", ops: []Op{put("a", 0, 1, at(4, 1)), ePut("e", 2, 3, at(0, 2), heard(4), unknown), eGet("a", 4, 5, at(4, 1), here)}},
+		{name: "a lower one, behind a delete whose tombstone is gone", ops: []Op{
+			ePut("e", 0, 1, at(0, 9)), eDel("d", 2, 3, at(0, 10), heard(5)), ePut("late", 4, 5, at(0, 3), heard(6)), eGet("late", 6, 7, at(8, 3), here),
+		}, end: fates(map[string]Fate{"e": superseded(6), "d": committed(6, 10), "late": committed(8, 3)})},
+		{name: "a lower one, that had not heard of the delete", ops: []Op{
+			ePut("e", 0, 1, at(0, 9)), eDel("d", 2, 3, at(0, 10), heard(5)), ePut("late", 4, 5, at(0, 3), heard(5)), eGet("late", 6, 7, at(8, 3), here),
+		}, end: fates(map[string]Fate{"e": superseded(6), "d": committed(6, 10), "late": committed(8, 3)}), bad: "n1 took e and then shows late"},
+		{name: "a lower one, tentative, behind a delete of its own", ops: []Op{
+			eDel("d", 2, 3, at(0, 10), heard(5)), ePut("late", 4, 5, on("n2", 0, 3), heard(6)), eGet("late", 6, 7, on("n2", 0, 3), tentative, here),
+		}, end: fates(map[string]Fate{"d": committed(6, 10)})},
+		{name: "a lower one, before the delete", ops: []Op{
+			ePut("e", 0, 1, at(0, 9)), ePut("low", 2, 3, on("n2", 0, 3), heard(6)), eDel("d", 4, 5, at(0, 10), heard(5)), eGet("low", 6, 7, on("n2", 5, 3), here),
+		}, end: fates(map[string]Fate{"e": superseded(6), "d": committed(6, 10), "low": {Committed, Version{5, 3, "n2"}}}), bad: "n1 took e and then shows low"},
 		{name: "it had not heard of what replaced it", ops: []Op{put("a", 0, 1, at(4, 1)), ePut("e", 2, 3, at(0, 2), heard(3)), eGet("a", 4, 5, at(4, 1), here)}},
 	})
 }

@@ -87,7 +87,7 @@ func (k *key) maySee(v *write, o *Op) bool {
 // mayShow: a state that holds or has taken up v may show u.
 func (k *key) mayShow(v, u *write) bool {
 	switch {
-	case u == v, k.gone(v):
+	case u == v, k.gone(v), k.buried(v, u):
 		return true
 	case v.version.Index > 0 && u.version.Index > 0:
 		return u.version.Index >= v.version.Index
@@ -98,6 +98,22 @@ func (k *key) mayShow(v, u *write) bool {
 		return !k.mustWin(v, u)
 	}
 	return k.mayWin(u, v)
+}
+
+// buried: a delete stands between v and u, or is v, and u had heard of it. Once its
+// tombstone is gone nothing is left that u would have to be above: a clock that ran
+// ahead no longer counts for the key.
+func (k *key) buried(v, u *write) bool {
+	for _, d := range k.writes {
+		at := d.version.Index
+		switch {
+		case d.Kind != Delete || d == u || at == 0 || u.version.Index > 0 && u.version.Index <= at:
+		case d != v && v.version.Index >= at, d != v && v.version.Index == 0 && k.mustWin(v, d):
+		case u.linearizable() || u.Outcome != OK || u.Base >= at:
+			return true
+		}
+	}
+	return false
 }
 
 // mayWin: the eventual write u, not known to be committed, may win over v.
