@@ -125,7 +125,7 @@ func (p *planner) faults(one card, at time.Duration) []Event {
 	}
 	other := p.turn()
 	second := p.event(other, at, true)
-	if hides(first, second) || hides(second, first) || stills(first, second) {
+	if hides(first, second) || hides(second, first) || stills(first, second) || long([]Event{second}) {
 		p.deck = append([]card{other}, p.deck...) // its turn comes
 		return []Event{first}
 	}
@@ -158,7 +158,11 @@ func stills(a, b Event) bool {
 // long reports whether the first of some faults is to last for two: nodes that end in
 // order and start one after the other take their time.
 func long(some []Event) bool {
-	return len(some) > 0 && some[0].Kind == "rolling-restart"
+	if len(some) == 0 {
+		return false
+	}
+	k, _ := Find(some[0].Kind)
+	return k.act == restart
 }
 
 // turn is the next card; nil if there are none.

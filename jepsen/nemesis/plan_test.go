@@ -109,6 +109,9 @@ func TestPlansFit(t *testing.T) {
 				if stills(s[i-1], e) {
 					t.Fatalf("nobody is hit: %v", s)
 				}
+				if e.Kind == "rolling-restart" && e.For < c.Fault {
+					t.Fatalf("nodes have no time to restart: %v", s)
+				}
 			}
 			if e.end()-c.Quiet-(e.At-c.Quiet)/step*step > c.Fault && (e.Kind != "rolling-restart" || e.For > step+c.Fault) {
 				t.Fatalf("it reaches into the next: %v", s)
@@ -181,6 +184,30 @@ func TestStilled(t *testing.T) {
 	} {
 		if got := stills(c.a, c.b); got != c.want {
 			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// A rolling restart has its own time, and twice as much.
+func TestRollingRestartsHaveTime(t *testing.T) {
+	c := everything("rolling-restart", "slow", "lossy")
+	c.Overlap, c.Length = 1, 2*time.Minute
+	for c.Seed = range uint64(50) {
+		s, err := Plan(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		long := 0
+		for i, e := range s {
+			if e.Kind == "rolling-restart" && (e.For < c.Fault || i > 0 && s[i-1].end() > e.At) {
+				t.Fatalf("seed %d: %v after %v", c.Seed, e, s[i-1])
+			}
+			if e.Kind == "rolling-restart" && e.For > c.Fault {
+				long++
+			}
+		}
+		if long < 2 {
+			t.Fatalf("seed %d: only %d of them is long: %v", c.Seed, long, s)
 		}
 	}
 }
