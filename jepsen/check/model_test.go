@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -28,7 +29,7 @@ type modelWrite struct {
 }
 
 func (w *modelWrite) version(index int) string {
-	return fmt.Sprintf("%d-%d-%s", index, w.timestamp, w.node)
+	return strconv.Itoa(index) + "-" + strconv.Itoa(w.timestamp) + "-" + w.node
 }
 
 func (w *modelWrite) beats(o *modelWrite) bool {

@@ -37,14 +37,21 @@ type key struct {
 const (
 	// defaultPartitions of a cluster of which nobody says how many it has.
 	defaultPartitions = 8
+	// fewestKeys at a time: with 300 operations of each, and a hundred a second, they
+	// last for 24 s.
+	fewestKeys = 8
 	// hotFor is how many operations a key is hot.
 	hotFor = 30
 	// maxTries bounds the search for a name in a partition.
 	maxTries = 10_000
 )
 
-// eachPartition is how many keys make one a partition.
-func (c Config) eachPartition() int {
+// eachPartition is how many keys make one a partition, or more if that would be
+// so few that each is soon used up: what was written before a fault is to be read
+// after it.
+func (c Config) eachPartition() int { return max(c.partitions(), fewestKeys) }
+
+func (c Config) partitions() int {
 	if c.Partitions < 1 {
 		return defaultPartitions
 	}
@@ -53,7 +60,7 @@ func (c Config) eachPartition() int {
 
 // newKeys are so many at a time, of at most so many operations each.
 func newKeys(workload string, c Config, active, most int) *keys {
-	k := &keys{workload: workload, most: most, partition: c.PartitionOf, made: make([]int, c.eachPartition())}
+	k := &keys{workload: workload, most: most, partition: c.PartitionOf, made: make([]int, c.partitions())}
 	if c.OpsPerKey > 0 {
 		k.most = c.OpsPerKey
 	}
