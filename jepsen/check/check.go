@@ -2,6 +2,7 @@ package check
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -121,6 +122,7 @@ func Check(h *history.History, o Options) *Result {
 				f := &j.Findings[i]
 				f.Workload, f.Checker = workload, c.Name
 			}
+			slices.SortStableFunc(j.Findings, func(a, b Finding) int { return cmp.Compare(a.shows(), b.shows()) })
 			r.Findings = append(r.Findings, j.Findings[:min(len(j.Findings), maxFindings)]...)
 			r.Void = append(r.Void, j.Void...)
 			results = append(results, CheckerResult{Name: c.Name, What: c.What, OK: len(j.Findings) == 0, Found: len(j.Findings), Seen: j.Seen, Detail: j.Detail})
@@ -199,6 +201,19 @@ func compare(a, b bool) int {
 		return -1
 	}
 	return 1
+}
+
+// shows is when the history first shows it: when the last of its operations ended.
+// One that has none comes last.
+func (f *Finding) shows() time.Duration {
+	if len(f.Ops) == 0 {
+		return math.MaxInt64
+	}
+	var at time.Duration
+	for _, o := range f.Ops {
+		at = max(at, o.Invoke, o.Return)
+	}
+	return at
 }
 
 // show takes operations into a finding, each once, in order of invocation.

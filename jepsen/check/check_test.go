@@ -212,3 +212,28 @@ func TestAResultIsTheSameBytes(t *testing.T) {
 		t.Errorf("%s", first)
 	}
 }
+
+// Of many findings the first ones are shown, as the history has them.
+func TestFindingsAreInTheOrderOfTime(t *testing.T) {
+	var ops []history.Op
+	for i := range 2 * maxFindings {
+		key := func(o *history.Op) { o.Key = fmt.Sprint("register/", i) }
+		ops = append(ops, of("register").get("z", 1000-i, 1001-i, key))
+	}
+	r := Check(told(ops...), Options{Least: 1})
+	var at []time.Duration
+	for _, f := range r.Findings {
+		if f.Checker == "answers" {
+			at = append(at, f.Ops[0].Invoke)
+		}
+	}
+	if len(at) != maxFindings || !slices.IsSorted(at) || at[0] != 981*time.Second {
+		t.Errorf("%v", at)
+	}
+	if n := r.Workloads[0].Checkers[1]; n.Found != 2*maxFindings || n.OK {
+		t.Errorf("%+v", n)
+	}
+	if want := fmt.Sprintf("and %d more", 2*2*maxFindings-1); !strings.Contains(r.Sentence, want) {
+		t.Errorf("%q, want %q", r.Sentence, want)
+	}
+}
