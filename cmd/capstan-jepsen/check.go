@@ -49,7 +49,7 @@ input.`,
 			if asJSON {
 				return p.printObject(r)
 			}
-			return p.write(verdict(r))
+			return p.write(verdict(r, colours(p.stdout)))
 		},
 	}
 	output.add(cmd)

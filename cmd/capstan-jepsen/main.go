@@ -13,7 +13,7 @@ import (
 )
 
 func main() {
-	os.Exit(run(untilSignal(), machine{test: jepsen.Run, within: lab.Within, hunt: mutants.Run}, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(run(untilSignal(), machine{self: os.Args[0], test: jepsen.Run, within: lab.Within, hunt: mutants.Run}, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 // untilSignal ends with the first SIGINT or SIGTERM. The second ends the process

@@ -60,7 +60,7 @@ found without a fault; 2 some could not be run.`,
 		if c.Binary, err = findBinary(c.Binary, faultBinary); err != nil {
 			return err
 		}
-		c.Harness, c.Command = programVersion(), append([]string{"capstan-jepsen"}, p.args...)
+		c.Harness, c.Command = programVersion(), append([]string{p.name()}, p.args...)
 		return p.inNamespaces(func() error { return p.huntMutants(cmd.Context(), c, store, asJSON) })
 	}
 	output.add(cmd)

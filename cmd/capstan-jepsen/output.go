@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -54,10 +56,24 @@ func (p *program) printObject(object any) error {
 	return p.write(line.String())
 }
 
+// colours reports whether who reads w sees them, and wants to.
+func colours(w io.Writer) bool {
+	_, ok := terminal(w)
+	return ok && os.Getenv("NO_COLOR") == ""
+}
+
 // verdict tells a result to people: the sentence, and what shows it.
-func verdict(r *check.Result) string {
+func verdict(r *check.Result, colours bool) string {
 	var b strings.Builder
-	b.WriteString(r.Sentence + "\n")
+	word, rest, ok := strings.Cut(r.Sentence, ":")
+	if ok && colours {
+		colour := map[check.Verdict]int{check.Holds: 32, check.Violated: 31, check.Void: 33}[r.Verdict]
+		word = fmt.Sprintf("\x1b[1;%dm%s\x1b[0m", colour, word)
+	}
+	if ok {
+		rest = ":" + rest
+	}
+	b.WriteString(word + rest + "\n")
 	for i, f := range r.Findings {
 		if i == mostFindings {
 			fmt.Fprintf(&b, "\nand %d more\n", len(r.Findings)-i)

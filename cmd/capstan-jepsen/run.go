@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"os"
@@ -18,6 +19,7 @@ var version string
 
 // machine is what the program does for real, and a test does not.
 type machine struct {
+	self string // how the program was called, for who wants to call it again
 	test func(context.Context, jepsen.Config) (*jepsen.Outcome, error)
 	// within runs something where hosts can be made: see lab.Within.
 	within func(func() int) (int, error)
@@ -72,6 +74,9 @@ tell, or did not run, wrong usage included.`,
 	root.AddCommand(p.runCommand(), p.checkCommand(), p.listCommand(), p.mutantsCommand())
 	return root
 }
+
+// name of the program, as a shell finds it here.
+func (p *program) name() string { return cmp.Or(p.self, "capstan-jepsen") }
 
 // programVersion is the release, or what the build knows of the source.
 func programVersion() string {

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/capstan-kv/capstan/jepsen"
+	"github.com/capstan-kv/capstan/jepsen/check"
 	"github.com/capstan-kv/capstan/jepsen/history"
 	"github.com/capstan-kv/capstan/jepsen/lab"
 	"github.com/capstan-kv/capstan/jepsen/nemesis"
@@ -268,6 +269,18 @@ func TestCheck(t *testing.T) {
 		if s.run(t, "check", file, "-o", "json"); s.stdout.String() != first || decode(t, first)["verdict"] == "" {
 			t.Errorf("%s: other bytes: %s and %s", name, first, s.stdout.String())
 		}
+	}
+}
+
+// The first word is in colour for those who see it, and the text is the same.
+func TestVerdictInColour(t *testing.T) {
+	r := &check.Result{Verdict: check.Violated, Sentence: "Violated: register: a: no"}
+	plain, coloured := verdict(r, false), verdict(r, true)
+	if plain != "Violated: register: a: no\n" || coloured != "\x1b[1;31mViolated\x1b[0m: register: a: no\n" {
+		t.Errorf("%q, %q", plain, coloured)
+	}
+	if colours(&strings.Builder{}) {
+		t.Error("colours where there is no terminal")
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/capstan-kv/capstan/jepsen/check"
 	"github.com/capstan-kv/capstan/jepsen/lab"
 	"github.com/capstan-kv/capstan/jepsen/nemesis"
+	"github.com/capstan-kv/capstan/jepsen/report"
 	"github.com/capstan-kv/capstan/jepsen/workload"
 )
 
@@ -94,7 +95,7 @@ tell, or did not run.`,
 }
 
 // complete checks what can be checked before anything is made.
-func (s *testSettings) complete(ctx context.Context, args []string) error {
+func (s *testSettings) complete(ctx context.Context, name string, args []string) error {
 	c := &s.config
 	c.Lab = lab.Kind(s.lab)
 	if c.Lab != lab.Namespaces && c.Lab != lab.Loopback {
@@ -138,7 +139,7 @@ func (s *testSettings) complete(ctx context.Context, args []string) error {
 		}
 		c.Env = []string{faultVariable + "=" + c.Planted}
 	}
-	c.Harness, c.Command = programVersion(), append([]string{"capstan-jepsen"}, args...)
+	c.Harness, c.Command = programVersion(), append([]string{name}, args...)
 	return known(c)
 }
 
@@ -148,7 +149,7 @@ func (p *program) runTest(ctx context.Context, s testSettings) error {
 	if err != nil {
 		return err
 	}
-	if err := s.complete(ctx, p.args); err != nil {
+	if err := s.complete(ctx, p.name(), p.args); err != nil {
 		var usage *usageError
 		if !errors.As(err, &usage) {
 			return usageErrorf("%w", err).hint("capstan-jepsen list, capstan-jepsen run --help")
@@ -200,7 +201,7 @@ func (p *program) judged(ctx context.Context, s testSettings, asJSON bool) error
 			resultFiles
 		}{outcome.Result, files})
 	}
-	return p.write(verdict(outcome.Result) + files.text())
+	return p.write(verdict(outcome.Result, colours(p.stdout)) + files.text())
 }
 
 // resultFiles is where to look further.
@@ -212,7 +213,7 @@ type resultFiles struct {
 }
 
 func (f resultFiles) text() string {
-	return fmt.Sprintf("\nreport    %s\nhistory   %s\nschedule  %s\nagain     %s\n", f.Report, f.History, f.Schedule, strings.Join(f.Repeat, " "))
+	return fmt.Sprintf("\nreport    %s\nhistory   %s\nschedule  %s\nagain     %s\n", f.Report, f.History, f.Schedule, report.Quote(f.Repeat))
 }
 
 func disturbed(nemeses []string) string {

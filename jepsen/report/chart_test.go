@@ -229,7 +229,7 @@ func TestSpansAndClocks(t *testing.T) {
 // A command is read by a shell as it was.
 func TestQuote(t *testing.T) {
 	words := []string{"plain", "--seed=7", "with space", "it's", "", "$HOME", "a;b", `back\slash`, "new\nline", "*"}
-	out, err := exec.Command("sh", "-c", "printf '%s|' "+quote(words)).Output()
+	out, err := exec.Command("sh", "-c", "printf '%s|' "+Quote(words)).Output()
 	must(t, err)
 	if got, want := string(out), strings.Join(words, "|")+"|"; got != want {
 		t.Errorf("%q, want %q", got, want)

@@ -100,7 +100,7 @@ func newPage(h *history.History, r *check.Result, o Options) *page {
 	p := &page{
 		Style: template.CSS(pageCSS), Planted: h.Run.Planted, Void: r.Void,
 		Ticks: a.ticks(), Moment: span(a.moment), Rate: newRateChart(h, a), Latency: latencyCharts(h, a),
-		Measured: measured(r.Stats.Staleness), Stale: histograms(h), Fates: allFates(r.Stats), Unfelt: r.Unfelt, Repeat: quote(o.Repeat), Files: o.Files, Picture: o.Picture,
+		Measured: measured(r.Stats.Staleness), Stale: histograms(h), Fates: allFates(r.Stats), Unfelt: r.Unfelt, Repeat: Quote(o.Repeat), Files: o.Files, Picture: o.Picture,
 		Troubles: h.Troubles,
 	}
 	p.Verdict, p.Word, p.Mark = words(r.Verdict)
@@ -298,8 +298,8 @@ func undecided(r *check.Result, workload, checker string) bool {
 	return some
 }
 
-// quote is a command as a shell reads it.
-func quote(words []string) string {
+// Quote is a command as a shell reads it.
+func Quote(words []string) string {
 	var quoted []string
 	for _, w := range words {
 		if w == "" || strings.ContainsFunc(w, func(r rune) bool {
