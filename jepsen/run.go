@@ -210,9 +210,15 @@ func (c Config) with(ctx context.Context, file io.Writer, schedule nemesis.Sched
 	var nemesisFailed error
 	var disturbing sync.WaitGroup
 	disturbing.Go(func() { nemesisFailed = disturb.carryOut(work, disturb.target(work, hosts, nodes)) })
+	watching, unwatch := context.WithCancel(ctx)
+	defer unwatch()
+	var watch sync.WaitGroup
+	watch.Go(func() { _ = run.watchStalls(watching) }) // its failure is the record's
 	p.set("running")
 	workFailed := run.run(work, jobs)
 	disturbing.Wait()
+	unwatch()
+	watch.Wait()
 	if err := errors.Join(workFailed, run.failure()); err != nil {
 		return err // of the record: it can not go on
 	}

@@ -56,13 +56,17 @@ type Availability struct {
 	Interruptions []Interruption `json:"interruptions"`
 	// UnderWay operations were neither before nor after a change.
 	UnderWay int `json:"under_way"`
+	// Stalls of the machine, during which nothing is judged, and how long they were in
+	// all.
+	Stalls  int           `json:"stalls"`
+	Stalled time.Duration `json:"stalled"`
 }
 
 // AvailabilityRow counts the operations at one node, at one level, in one situation:
 // "whole" without any fault, "majority" with a quorum within the node's reach,
 // "minority" without, "alone" for an eventual read where not even one replica is, or none that has caught up,
 // "disturbed" where nobody can tell, "stopped" where the node was down, paused, on its
-// way back, or cut off from clients.
+// way back, or cut off from clients, or where the whole machine stood still.
 type AvailabilityRow struct {
 	Node      string        `json:"node"`
 	Level     history.Level `json:"level"`
@@ -122,6 +126,10 @@ func checkAvailability(v *View) Judgement {
 		}
 	}
 	a := l.sum()
+	for _, s := range h.Stalls {
+		a.Stalls++
+		a.Stalled += s.Until - s.From
+	}
 	v.Stats.Availability = a
 	for _, f := range l.findings {
 		l.judgement.Findings = append(l.judgement.Findings, *f)
@@ -130,6 +138,9 @@ func checkAvailability(v *View) Judgement {
 	hit := slices.ContainsFunc(h.Faults, func(f history.Band) bool { return effects[f.Kind] == stops || effects[f.Kind] == parts })
 	if hit && l.duringFaults == 0 {
 		j.Void = append(j.Void, "availability: nothing could be judged during any fault")
+	}
+	if a.Stalled > h.Length/maxStalledShare {
+		j.Void = append(j.Void, fmt.Sprintf("availability: the machine stood still %d times, for %v of %v: nothing can be timed on it", a.Stalls, rounded(a.Stalled), rounded(h.Length)))
 	}
 	longest := Interruption{}
 	for _, i := range a.Interruptions {
@@ -141,6 +152,9 @@ func checkAvailability(v *View) Judgement {
 		l.eventual, l.linearizable, l.duringFaults, a.UnderWay)
 	if longest.Refused > 0 {
 		j.Detail += fmt.Sprintf("; last refused, with a quorum, %v after %s, where %v are allowed", rounded(longest.Refused), longest.What, l.bound)
+	}
+	if a.Stalls > 0 {
+		j.Detail += fmt.Sprintf("; the machine stood still %d times, for %v", a.Stalls, rounded(a.Stalled))
 	}
 	return j
 }
@@ -314,6 +328,9 @@ func (l *ledger) find(key, why string, ops ...*history.Op) {
 		l.findings = append(l.findings, &Finding{Key: key, Why: why, Ops: show(ops...)})
 	}
 }
+
+// maxStalledShare of a run may be stalls: a fifth.
+const maxStalledShare = 5
 
 // maxLedgerFindings of a run. A node that answers nothing would give thousands.
 const maxLedgerFindings = 50

@@ -18,6 +18,7 @@ const ms = time.Millisecond
 // both levels, ten times a second.
 type weather struct {
 	faults []history.Band
+	stalls []history.Span
 	length time.Duration
 	// answer says how an operation ends.
 	answer func(o *history.Op)
@@ -33,7 +34,7 @@ func (w weather) history() *history.History {
 			Format: history.Format, Workloads: []string{"availability"}, Nodes: []string{"n1", "n2", "n3", "n4", "n5"}, Partitions: 2, ReplicationFactor: 3,
 			ElectionTimeout: 1500 * ms, Placement: [][]string{{"n1", "n2", "n3"}, {"n3", "n4", "n5"}},
 		},
-		Faults: w.faults, Length: w.length, End: &history.End{Settled: true, Asked: true},
+		Faults: w.faults, Stalls: w.stalls, Length: w.length, End: &history.End{Settled: true, Asked: true},
 	}
 	for partition := range 2 {
 		for _, n := range []string{"n1", "n2"} {
@@ -296,6 +297,41 @@ func TestTheLedgerCounts(t *testing.T) {
 	i := slices.IndexFunc(r.Workloads[0].Checkers, func(c CheckerResult) bool { return c.Name == "ledger" })
 	if d := r.Workloads[0].Checkers[i].Detail; !strings.Contains(d, "2.754s after fault 0 (cut-halves), where 3s are allowed") {
 		t.Error(d)
+	}
+}
+
+// The machine stands still for four seconds, clients, network and all: what was under
+// way hangs, and then leaders are gone. Without the stall each of that is a finding.
+func TestAMachineThatStandsStillIsNotTheClustersFault(t *testing.T) {
+	stall := history.Span{From: 8 * time.Second, Until: 12 * time.Second}
+	w := weather{stalls: []history.Span{stall}, length: 30 * time.Second, answer: func(o *history.Op) {
+		switch {
+		case o.Invoke >= 7800*ms && o.Invoke < stall.Until:
+			hung(o)
+			o.Return = max(o.Return, stall.Until+ms)
+		case o.Level == history.Linearizable && o.Invoke >= stall.Until && o.Invoke < stall.Until+2800*ms:
+			refused(o)
+		}
+	}}
+	r := Check(w.history(), Options{Least: 1})
+	if r.Verdict != Holds || r.Stats.Availability.Stalls != 1 || r.Stats.Availability.Stalled != 4*time.Second {
+		t.Errorf("%s %v", r.Sentence, r.Findings)
+	}
+	w.stalls = nil
+	if r := Check(w.history(), Options{Least: 1}); r.Verdict != Violated {
+		t.Errorf("without the stall: %s", r.Sentence)
+	}
+	w.stalls = []history.Span{{From: 0, Until: 7 * time.Second}, stall}
+	if r := Check(w.history(), Options{Least: 1}); r.Verdict != Void || !strings.Contains(r.Sentence, "stood still 2 times, for 11s of 30s") {
+		t.Errorf("%s", r.Sentence)
+	}
+	w.stalls, w.answer = []history.Span{stall}, func(o *history.Op) {
+		if o.Level == history.Linearizable && o.Invoke >= stall.Until && o.Invoke < stall.Until+5*time.Second {
+			refused(o)
+		}
+	}
+	if r := Check(w.history(), Options{Least: 1}); r.Verdict != Violated || !strings.Contains(r.Sentence, "since the machine stood still") {
+		t.Errorf("%s", r.Sentence)
 	}
 }
 

@@ -50,13 +50,14 @@ var effects = map[string]effect{
 // epoch is a stretch of time, from inclusive, until exclusive.
 type epoch struct {
 	from, until time.Duration
-	// began is the fault that began with it; nil: one was over, or a node was back,
-	// or it is the run's beginning.
+	// began is the fault that began with it; nil: something else did, or the run.
 	began *history.Band
 	// quiet: no fault was active, and all nodes were back from the last one.
-	quiet     bool
-	standing  map[string]standing
-	unreached map[string]bool // by clients
+	quiet bool
+	// still: the machine stood still. resumed: it went on then.
+	still, resumed bool
+	standing       map[string]standing
+	unreached      map[string]bool // by clients
 	// wiped nodes came back as others, without replicas: whether they have been given
 	// those again nobody says.
 	wiped map[string]bool
@@ -89,6 +90,9 @@ func epochs(h *history.History) []epoch {
 			moments = append(moments, at)
 		}
 	}
+	for _, s := range h.Stalls {
+		moments = append(moments, s.From, s.Until)
+	}
 	slices.Sort(moments)
 	moments = slices.Compact(moments)
 	var all []epoch
@@ -96,6 +100,10 @@ func epochs(h *history.History) []epoch {
 		e := epoch{from: from, until: h.Length + 1, quiet: true, standing: map[string]standing{}, unreached: map[string]bool{}, wiped: map[string]bool{}}
 		if i+1 < len(moments) {
 			e.until = moments[i+1]
+		}
+		for _, s := range h.Stalls {
+			e.still = e.still || s.From <= from && from < s.Until
+			e.resumed = e.resumed || s.Until == from
 		}
 		for _, r := range returning {
 			if r.from <= from && from < r.until {
@@ -192,7 +200,8 @@ const (
 	alone situation = "alone"
 	// disturbed: nobody can tell.
 	disturbed situation = "disturbed"
-	// stopped: the node is stopped or on its way back, or clients do not reach it.
+	// stopped: the node is stopped or on its way back, or clients do not reach it, or
+	// the whole machine stood still.
 	stopped situation = "stopped"
 )
 
@@ -201,7 +210,7 @@ var situations = []situation{whole, majority, minority, alone, disturbed, stoppe
 // at is the situation of a partition's operations at a node. replicas are those of
 // the partition that have a vote.
 func (e *epoch) at(node string, replicas []string) situation {
-	if e.standing[node] != live || e.unreached[node] {
+	if e.still || e.standing[node] != live || e.unreached[node] {
 		return stopped
 	}
 	if e.quiet {
@@ -243,6 +252,8 @@ func (e *epoch) String() string {
 		return fmt.Sprintf("fault %d (%s)", e.began.Number, e.began.Kind)
 	case e.from == 0:
 		return "the beginning"
+	case e.resumed:
+		return "the machine stood still"
 	}
 	return "a fault's end"
 }

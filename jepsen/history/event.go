@@ -24,6 +24,7 @@ const (
 	TypeConflict Type = "conflict" // listed at the end
 	TypeReplica  Type = "replica"  // what one node holds of one partition, at the end
 	TypeTrouble  Type = "trouble"  // of a process: a panic, an exit nobody asked for
+	TypeStall    Type = "stall"    // of the machine, over now
 	TypeNote     Type = "note"
 	TypeEnd      Type = "end" // the run was carried through
 )
@@ -39,6 +40,7 @@ type Event struct {
 	Conflict *Conflict     `json:"conflict,omitempty"`
 	Replica  *Replica      `json:"replica,omitempty"`
 	Trouble  *Trouble      `json:"trouble,omitempty"`
+	Stall    *Stall        `json:"stall,omitempty"`
 	Note     string        `json:"note,omitempty"`
 	End      *End          `json:"end,omitempty"`
 }
@@ -124,6 +126,12 @@ type Trouble struct {
 	File string `json:"file"`
 	Line int    `json:"line,omitempty"`
 	What string `json:"what"`
+}
+
+// Stall is a time in which the process did not get to run in which clients and the
+// network between the nodes are: nothing that took long then is anybody else's fault.
+type Stall struct {
+	For time.Duration `json:"for"` // until the line was written
 }
 
 // End says that the run was carried through to its end: all was healed, final

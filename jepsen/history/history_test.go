@@ -35,6 +35,7 @@ func record(t *testing.T) string {
 	check(r.Invoke(&open))
 	check(r.Write(Event{Type: TypeHealed, Fault: &Fault{Number: 0, Kind: "cut-one", Nodes: []string{"n1"}, Felt: true, Effect: "7 frames cut"}}))
 	check(r.Write(Event{Type: TypeFate, Fate: &Fate{Op: open.ID, Receipt: "wr_", Fate: "committed"}}))
+	check(r.Write(Event{Type: TypeStall, Stall: &Stall{For: 3 * time.Millisecond}}))
 	check(r.Write(Event{Type: TypeEnd, End: &End{Settled: true}}))
 	if got, want := r.Counts(), (Counts{OK: 2, Open: 1}); got != want {
 		t.Errorf("counts %+v, want %+v", got, want)
@@ -59,7 +60,7 @@ func TestReadTakesBackWhatWasRecorded(t *testing.T) {
 	if len(h.Faults) != 1 || !h.Faults[0].Healed || h.Faults[0].From != 4*time.Millisecond || h.Faults[0].Until != 8*time.Millisecond || !h.Faults[0].Felt {
 		t.Errorf("faults %+v", h.Faults)
 	}
-	if len(h.Fates) != 1 || h.End == nil || !h.End.Settled || h.Length != 10*time.Millisecond {
+	if len(h.Fates) != 1 || h.End == nil || !h.End.Settled || h.Length != 11*time.Millisecond || !reflect.DeepEqual(h.Stalls, []Span{{7 * time.Millisecond, 10 * time.Millisecond}}) {
 		t.Errorf("fates %+v, end %+v, length %v", h.Fates, h.End, h.Length)
 	}
 }
@@ -104,8 +105,9 @@ func TestReadRefuses(t *testing.T) {
 		"another value": {
 			run + invoke + `{"type":"ok","at":2,"op":{"id":0,"process":1,"f":"put","level":"linearizable","key":"a","value":"2","outcome":"ok"}}` + "\n", "ends as another",
 		},
-		"a heal without a fault": {run + `{"type":"healed","at":1,"fault":{"number":3}}` + "\n", "fault 3"},
-		"an empty line's worth":  {run + `{"type":"fate","at":1}` + "\n", "without what"},
+		"a heal without a fault":       {run + `{"type":"healed","at":1,"fault":{"number":3}}` + "\n", "fault 3"},
+		"a stall from before it began": {run + `{"type":"stall","at":1,"stall":{"for":2}}` + "\n", "without what"},
+		"an empty line's worth":        {run + `{"type":"fate","at":1}` + "\n", "without what"},
 	} {
 		if _, err := Read(strings.NewReader(c.text)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)

@@ -24,6 +24,7 @@ type History struct {
 	Replicas  []Replica
 	Troubles  []Trouble
 	Notes     []Note
+	Stalls    []Span
 	// End is nil if the run broke off.
 	End *End
 	// Length is the time of the last event.
@@ -35,6 +36,11 @@ type Band struct {
 	Fault
 	From, Until time.Duration
 	Healed      bool
+}
+
+// Span is a stretch of time.
+type Span struct {
+	From, Until time.Duration
 }
 
 // Note is a remark of the run.
@@ -152,6 +158,11 @@ func (h *History) add(line []byte, first bool) error {
 			return missing
 		}
 		h.Troubles = append(h.Troubles, *e.Trouble)
+	case TypeStall:
+		if e.Stall == nil || e.Stall.For < 0 || e.Stall.For > e.At {
+			return missing
+		}
+		h.Stalls = append(h.Stalls, Span{e.At - e.Stall.For, e.At})
 	case TypeNote:
 		h.Notes = append(h.Notes, Note{e.At, e.Note})
 	case TypeEnd:
