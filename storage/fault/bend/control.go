@@ -38,7 +38,9 @@ type Control struct {
 	ClockDriftPPM int64 `json:"clock_drift_ppm"`
 
 	// DiskFull refuses what makes a file larger or makes a new one (ENOSPC), and
-	// tells that nothing is free. What overwrites, removes or syncs goes on.
+	// tells that nothing is free. What overwrites, removes or syncs goes on. What
+	// was preallocated counts for nothing, as on a file system that can not do
+	// it: a node that is written to ends itself soon.
 	DiskFull bool `json:"disk_full"`
 	// SyncDelayMS is how long each sync takes longer, of files and directories, in
 	// milliseconds, at most [MaxSyncDelay]. It ends when a later control says less.
