@@ -90,6 +90,13 @@ func translate(ops []*history.Op, end *contract.End) (*translated, *Finding) {
 	return t, nil
 }
 
+// unstored: the node that was to take an eventual write could not write it down, and
+// does not know how much of it reached the disk. If nothing did, nobody will ever
+// hear of it, and its fate stays open.
+func unstored(o *history.Op) bool {
+	return o.Outcome == history.Info && o.Reason == "NO_REPLICA"
+}
+
 // ending is what the cluster ended with, nil if it was not asked for, or had not
 // come to rest. What can not be read is a finding.
 func ending(h *history.History) (*contract.End, *Finding) {
@@ -99,6 +106,9 @@ func ending(h *history.History) (*contract.End, *Finding) {
 	end := &contract.End{Fates: map[string]contract.Fate{}, Dropped: h.End.ConflictsDropped, Removed: h.End.Removed}
 	for _, f := range h.Fates {
 		fate := contract.Fate{Kind: fateKinds[f.Fate]}
+		if fate.Kind == contract.Pending && unstored(&h.Ops[f.Op]) {
+			continue
+		}
 		if fate.Kind == 0 {
 			return nil, &Finding{Key: h.Ops[f.Op].Key, Why: fmt.Sprintf("%q is no fate", f.Fate), Ops: show(&h.Ops[f.Op])}
 		}

@@ -110,6 +110,12 @@ func fate(h *history.History, value, fate, version string) *history.History {
 	return h
 }
 
+// doubtful: the node did not know whether it has taken the write, for a reason.
+func doubtful(o history.Op, reason string) history.Op {
+	o.Outcome, o.Reason, o.Version, o.Base = history.Info, reason, "", 0
+	return o
+}
+
 func conflict(h *history.History, key, value, losing, winning, cause string) *history.History {
 	h.Conflicts = append(h.Conflicts, history.Conflict{Key: key, Value: value, Losing: losing, Winning: winning, Cause: cause})
 	return h
@@ -137,6 +143,8 @@ func TestEventualStories(t *testing.T) {
 		{name: "replaced unheard, and not listed", h: fate(fate(told(a, b, end("b", "6-20-n2-a")), "a", "committed", "5-10-n1-a"), "b", "committed", "6-20-n2-a"), checker: "fates", why: "no list"},
 		{name: "nobody knows of it", h: fate(told(a, b, end("b", "6-20-n2-a")), "b", "committed", "6-20-n2-a"), checker: "fates", why: "nothing is known"},
 		{name: "pending for ever", h: fate(fate(told(a, b, end("b", "6-20-n2-a")), "a", "pending", ""), "b", "committed", "6-20-n2-a"), checker: "fates", why: "pending"},
+		{name: "pending, and nowhere on a disk", h: fate(fate(told(doubtful(a, "NO_REPLICA"), b, end("b", "6-20-n2-a")), "a", "pending", ""), "b", "committed", "6-20-n2-a")},
+		{name: "pending, on too few disks", h: fate(fate(told(doubtful(a, "TOO_FEW_ACKS"), b, end("b", "6-20-n2-a")), "a", "pending", ""), "b", "committed", "6-20-n2-a"), checker: "fates", why: "pending"},
 		{name: "a fate that is none", h: fate(told(a, end("a", "5-10-n1-a")), "a", "gone", ""), checker: "fates", why: `"gone" is no fate`},
 		{name: "the older wins", h: fate(fate(conflict(told(a, b, end("a", "6-10-n1-a")), "eventual/0", "b", "5-20-n2-a", "6-10-n1-a", "older"), "a", "committed", "6-10-n1-a"), "b", "committed", "5-20-n2-a"), checker: "order", why: "higher"},
 		{name: "never written", h: both(told(a, b, e.get("z", 4, 5, eventually), end("b", "6-20-n2-a"))), checker: "answers", why: "never written"},
