@@ -199,11 +199,12 @@ func (e *ending) finally(ctx context.Context, asked history.Op) error {
 	}
 }
 
-// fates asks what became of every eventual write that has a receipt.
+// fates asks what became of every eventual write that has a receipt, first of all
+// the node that took it.
 func (e *ending) fates(ctx context.Context) error {
 	return inParallel(ctx, e.run.allReceipts(), func(r receipt) error {
 		var fate, version string
-		err := e.anyNode(ctx, r.op, func(node string) (err error) {
+		err := e.anyNode(ctx, r.node, func(node string) (err error) {
 			fate, version, err = e.face.fate(ctx, node, r.text, fateWait)
 			return err
 		})

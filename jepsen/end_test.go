@@ -130,7 +130,7 @@ func TestEnd(t *testing.T) {
 		for i := range 3 {
 			_ = e.run.do(t.Context(), &history.Op{Node: "n1", Func: history.Put, Level: history.Eventual, Key: "a/0", Value: fmt.Sprint(i)})
 		}
-		e.run.receipts = []receipt{{0, "r0"}, {2, "r2"}}
+		e.run.receipts = []receipt{{op: 0, text: "r0"}, {op: 2, text: "r2"}}
 		var phases []string
 		end := e.carryOut(t.Context(), []history.Op{{Node: "n1", Func: history.Get, Key: "a/0"}, {Node: "n2", Func: history.Get, Key: "a/0"}}, func(p string) { phases = append(phases, p) })
 		if !end.Settled || !end.Asked || end.Failed != "" || end.ConflictsDropped || len(phases) != 7 {
@@ -201,7 +201,7 @@ func TestEndThatFails(t *testing.T) {
 				q := &quiet{statuses: []*capstanv1.GetStatusResponse{settledStatus()}, fateOf: func(string) (string, error) { return "committed", nil }}
 				e := newEnding(&file, q, answerOK)
 				_ = e.run.do(t.Context(), &history.Op{Node: "n1", Func: history.Put, Level: history.Eventual, Key: "a/0"})
-				e.run.receipts = []receipt{{0, "r0"}}
+				e.run.receipts = []receipt{{op: 0, text: "r0"}}
 				e.run.caller = c.answer
 				c.change(e, q)
 				end := e.carryOut(t.Context(), []history.Op{{Node: "n1", Func: history.Get, Key: "a/0"}}, func(string) {})

@@ -1,6 +1,7 @@
 package jepsen
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"slices"
@@ -42,6 +43,7 @@ type running struct {
 type receipt struct {
 	op   int
 	text string
+	node int // that took the write, by its place: it has to know what became of it
 }
 
 // job is a workload at work.
@@ -128,7 +130,7 @@ func (r *running) do(ctx context.Context, o *history.Op) error {
 	if o.Receipt != "" {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.receipts = append(r.receipts, receipt{o.ID, o.Receipt})
+		r.receipts = append(r.receipts, receipt{o.ID, o.Receipt, max(0, slices.Index(r.nodes, cmp.Or(o.ServedBy, o.Node)))})
 	}
 	return nil
 }

@@ -129,7 +129,7 @@ func few(c jepsen.Config) jepsen.Config {
 
 // crowded has many clients, so that many wait when something happens.
 func crowded(c jepsen.Config) jepsen.Config {
-	c.Concurrency, c.Rate = 4, 300
+	c.Concurrency, c.Rate = 3, 250
 	return c
 }
 
