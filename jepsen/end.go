@@ -60,7 +60,9 @@ func (e *ending) carryOut(ctx context.Context, final []history.Op, phase func(st
 		return e.awaitReady(ctx)
 	})
 	step("removing", func() (err error) { end.Removed, err = e.remove(ctx); return err })
-	end.Settled = step("settling", func() error { return e.awaitSettled(ctx) })
+	if end.Settled = step("settling", func() error { return e.awaitSettled(ctx) }); !end.Settled {
+		end.Tentative = e.tentative(ctx)
+	}
 	step("final reads", func() error { return e.final(ctx, final) })
 	end.Asked = step("fates", func() error { return e.fates(ctx) })
 	end.Asked = step("conflicts", func() (err error) { end.ConflictsDropped, err = e.conflicts(ctx); return err }) && end.Asked
@@ -128,6 +130,22 @@ func (e *ending) awaitSettled(ctx context.Context) error {
 			return fmt.Errorf("%s after %s", why, e.settle)
 		}
 	}
+}
+
+// tentative is how many writes are not decided, as far as nodes answer.
+func (e *ending) tentative(ctx context.Context) (most uint64) {
+	for _, node := range e.run.nodes {
+		status, err := e.face.status(ctx, node)
+		if err != nil {
+			continue
+		}
+		var sum uint64
+		for _, p := range status.GetPartitions() {
+			sum += p.GetTentativeBacklog()
+		}
+		most = max(most, sum)
+	}
+	return most
 }
 
 // unsettledIn says what in a status has not settled, empty if all has; indexes are

@@ -174,7 +174,7 @@ func TestEndThatFails(t *testing.T) {
 		}, answerOK, "n2 is not ready", func(e history.End) bool { return e.Settled && e.Asked }},
 		"tentative": {func(_ *ending, q *quiet) {
 			q.statuses = []*capstanv1.GetStatusResponse{statusOf(partitionStatus(0, 5, 5, 3))}
-		}, answerOK, "3 writes of partition 0 are tentative", func(e history.End) bool { return !e.Settled && e.Asked }},
+		}, answerOK, "3 writes of partition 0 are tentative", func(e history.End) bool { return !e.Settled && e.Asked && e.Tentative == 3 }},
 		"behind": {func(_ *ending, q *quiet) {
 			q.statuses = []*capstanv1.GetStatusResponse{statusOf(partitionStatus(0, 5, 4, 0))}
 		}, answerOK, "n2 has applied 4 of 5 of partition 0", func(e history.End) bool { return !e.Settled && e.Asked }},

@@ -48,7 +48,7 @@ var checkers = []Checker{
 	deleteResurrection, deleteRule13, deleteRule6, deleteAnswers, deleteFates,
 	scanMoment, scanAnswers,
 	availability,
-	replicas, troubles,
+	replicas, promoted, troubles,
 }
 
 // Checkers gives those of a workload; of "", those of every run.

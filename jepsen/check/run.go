@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/capstan-kv/capstan/jepsen/history"
 )
@@ -14,6 +15,11 @@ var (
 		Name:  "replicas",
 		What:  "in the end all replicas of a partition hold the same keys, values and versions, by their hash",
 		Check: checkReplicas,
+	}
+	promoted = Checker{
+		Name:  "promoted",
+		What:  "once all is healed and ready no eventual write hangs at the node that took it",
+		Check: checkPromoted,
 	}
 	troubles = Checker{
 		Name:  "processes",
@@ -52,6 +58,44 @@ func checkReplicas(v *View) Judgement {
 		}
 	}
 	j.Detail = fmt.Sprintf("%d replicas of %d partitions, %d keys", j.Seen, v.History.Run.Partitions, keys)
+	return j
+}
+
+// undecidedFor is how long after the last fault a write may be pending: promotion
+// takes milliseconds, and a minute of writes kept in a cut some seconds.
+const undecidedFor = 10 * time.Second
+
+// checkPromoted: who holds an eventual write hands it in as soon as there is a leader,
+// so with all nodes ready each is decided. In a run that did not get ready there
+// may be no leader.
+func checkPromoted(v *View) Judgement {
+	j := Judgement{Seen: len(v.History.Fates)}
+	h := v.History
+	if h.End == nil || strings.Contains(h.End.Failed, "getting ready") {
+		return j
+	}
+	healed := h.Run.TimeLimit
+	for _, f := range h.Faults {
+		if !f.Healed {
+			return j
+		}
+		healed = max(healed, f.Until)
+	}
+	if h.Length-healed < undecidedFor {
+		return j
+	}
+	after := (h.Length - healed).Round(time.Second)
+	if h.End.Tentative > 0 {
+		j.Findings = append(j.Findings, Finding{Why: fmt.Sprintf("%d eventual writes hang at some node, %s after all was healed", h.End.Tentative, after)})
+	}
+	for _, f := range h.Fates {
+		if f.Fate == "pending" {
+			o := &h.Ops[f.Op]
+			j.Findings = append(j.Findings, Finding{
+				Key: o.Key, Ops: show(o), Why: fmt.Sprintf("%s is pending still, %s after all was healed", o.Value, after),
+			})
+		}
+	}
 	return j
 }
 

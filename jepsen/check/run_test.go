@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/capstan-kv/capstan/jepsen/history"
 )
@@ -35,6 +36,13 @@ func TestWhatIsJudgedOfEveryRun(t *testing.T) {
 			h.Run.ReplicationFactor = 1
 			h.Replicas = slices.DeleteFunc(h.Replicas, func(r history.Replica) bool { return r.Node != "n1" })
 		}, Holds, ""},
+		{"a write hangs", hangs(11*time.Second, ""), Violated, "v0 is pending still, 11s after all was healed"},
+		{"a write hangs, nobody knows which", func(h *history.History) {
+			hangs(11*time.Second, "")(h)
+			h.Fates, h.End.Tentative, h.End.Asked = nil, 3, false
+		}, Violated, "3 eventual writes hang at some node, 11s after"},
+		{"a write hangs, and not for long", hangs(9*time.Second, ""), Void, "tentative writes were left"},
+		{"a write hangs, and so do nodes", hangs(time.Minute, "getting ready: n2 is not"), Void, "getting ready"},
 		{"a panic", func(h *history.History) {
 			h.Troubles = []history.Trouble{{Node: "n2", File: "n2.log", Line: 7, What: "panic: oh"}}
 		}, Violated, "n2: panic: oh (n2.log:7)"},
@@ -47,5 +55,22 @@ func TestWhatIsJudgedOfEveryRun(t *testing.T) {
 				t.Errorf("%s: %s", r.Verdict, r.Sentence)
 			}
 		})
+	}
+}
+
+// hangs has a write pending so long after the last fault.
+func hangs(after time.Duration, failed string) func(*history.History) {
+	return func(h *history.History) {
+		h.Ops = append(h.Ops, history.Op{
+			ID: len(h.Ops), Process: 99, Workload: h.Ops[0].Workload, Node: "n1", Func: history.Put, Level: history.Eventual,
+			Key: "k", Value: "v0", Receipt: "r", Outcome: history.OK, Return: 1,
+		})
+		h.Fates = append(h.Fates, history.Fate{Op: len(h.Ops) - 1, Receipt: "r", Fate: "pending"})
+		h.End.Settled, h.End.Failed = false, failed
+		at := h.Run.TimeLimit
+		for _, f := range h.Faults {
+			at = max(at, f.Until)
+		}
+		h.Length = at + after
 	}
 }

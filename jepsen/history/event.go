@@ -137,8 +137,10 @@ type Stall struct {
 // End says that the run was carried through to its end: all was healed, final
 // operations were done.
 type End struct {
-	// Settled: no tentative write was left anywhere.
-	Settled bool `json:"settled"`
+	// Settled: no tentative write was left anywhere. Else Tentative is how many a node
+	// told of when the waiting was over.
+	Settled   bool   `json:"settled"`
+	Tentative uint64 `json:"tentative,omitempty"`
 	// Asked: fates and conflicts were asked for, completely.
 	Asked bool `json:"asked"`
 	// ConflictsDropped: the cluster's lists were full, so that some were dropped.

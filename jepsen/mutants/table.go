@@ -34,10 +34,10 @@ var all = []Mutant{
 		Fault: "fresh-leader",
 		What:  "a leader answers before an entry of its own term is committed",
 		How:   "all disks are slow, and who leads a partition is heard by no other node: its last writes are acknowledged, and nobody else knows that they are committed",
-		run:   crowded(few(run(20*time.Second, "register"))),
+		run:   crowded(few(run(20*time.Second, "set", "counter"))),
 		schedule: func() nemesis.Schedule {
 			s := again(3, 2*time.Second, 6*time.Second, leads(nemesis.Event{For: 4 * time.Second, Kind: "one-way-leader", Rule: cut, Way: nemesis.Outward}))
-			slow := nemesis.Event{At: time.Second, For: 18 * time.Second, Kind: "slow-fsync", Nodes: nodes, Bend: cluster.Control{SyncDelayMillis: 250}}
+			slow := nemesis.Event{At: time.Second, For: 18 * time.Second, Kind: "slow-fsync", Nodes: nodes, Bend: cluster.Control{SyncDelayMillis: 80}}
 			return append(nemesis.Schedule{slow}, s...)
 		},
 	},
@@ -106,7 +106,7 @@ var all = []Mutant{
 		How:   "who leads a partition is killed again and again, and is sent a snapshot when it is back",
 		run:   env(few(run(24*time.Second, "eventual")), "CAPSTAN_FAULT_SMALL_LOGS=1"),
 		schedule: func() nemesis.Schedule {
-			return again(4, 2*time.Second, 5*time.Second, leads(nemesis.Event{For: 3 * time.Second, Kind: "kill-leader"}))
+			return again(4, 2*time.Second, 5500*time.Millisecond, leads(nemesis.Event{For: 4 * time.Second, Kind: "kill-leader"}))
 		},
 	},
 }
@@ -129,7 +129,7 @@ func few(c jepsen.Config) jepsen.Config {
 
 // crowded has many clients, so that many wait when something happens.
 func crowded(c jepsen.Config) jepsen.Config {
-	c.Concurrency, c.Rate = 3, 250
+	c.Concurrency, c.Rate = 4, 300
 	return c
 }
 
