@@ -26,8 +26,12 @@ type axis struct {
 	count  int // of moments; the last may be shorter
 }
 
+// longest is what an axis shows of a history, which may say what it likes: more
+// than any run lasts, and far from where sums overflow.
+const longest = 10 * 365 * 24 * time.Hour
+
 func newAxis(length time.Duration) axis {
-	a := axis{length: max(length, time.Second)}
+	a := axis{length: min(max(length, time.Second), longest)}
 	a.moment = step(a.length, mostBuckets)
 	a.count = int((a.length + a.moment - 1) / a.moment)
 	return a
@@ -99,7 +103,7 @@ func clock(t time.Duration) string {
 func span(d time.Duration) string {
 	switch {
 	case d < 0:
-		return "-" + span(-d)
+		return "-" + span(-max(d, -math.MaxInt64)) // the least has no opposite
 	case d.Round(time.Second) >= time.Minute:
 		d = d.Round(time.Second)
 		s := fmt.Sprintf("%d min %d s", int(d.Minutes())%60, int(d.Seconds())%60)
