@@ -111,11 +111,8 @@ type Interruption struct {
 func checkAvailability(v *View) Judgement {
 	h := v.History
 	l := &ledger{
-		h: h, epochs: epochs(h), bound: serviceTimeouts * h.Run.ElectionTimeout, settles: changeSettles,
+		h: h, epochs: epochs(h), bound: serviceTimeouts * h.Run.ElectionTimeout,
 		rows: map[rowKey]*tally{}, service: map[serviceKey][]*history.Op{}, own: map[ownKey]bool{},
-	}
-	if h.Run.Lab == loopback {
-		l.settles = cutsSettle
 	}
 	if len(h.Run.Placement) == 0 || l.bound <= 0 {
 		return Judgement{Void: []string{"availability: where the replicas are, or the election timeout, is not recorded"}}
@@ -186,10 +183,7 @@ type ledger struct {
 	h      *history.History
 	epochs []epoch
 	bound  time.Duration
-	// settles is how exact the beginnings and ends of epochs are.
-	settles time.Duration
-
-	rows map[rowKey]*tally
+	rows   map[rowKey]*tally
 	// service are the linearizable operations where there was a quorum.
 	service map[serviceKey][]*history.Op
 	// own keys a node has taken an eventual write of in an epoch.
@@ -206,7 +200,7 @@ func (l *ledger) enter(o *history.Op) {
 		at--
 	}
 	e := &l.epochs[at]
-	if o.Outcome == "" || o.Return >= e.until-l.settles && !last(l.epochs, at) {
+	if o.Outcome == "" || at+1 < len(l.epochs) && o.Return >= e.until-l.epochs[at+1].settles {
 		l.underWay++ // or the change came before it was told of
 		return
 	}
@@ -252,8 +246,6 @@ func (l *ledger) lonely(o *history.Op, at int) bool {
 	return false
 }
 
-func last(of []epoch, at int) bool { return at == len(of)-1 }
-
 func (l *ledger) judged(n *int, s situation) {
 	*n++
 	l.judgement.Seen++
@@ -289,7 +281,7 @@ func (l *ledger) enterLinearizable(o *history.Op, at int, s situation) {
 		return
 	}
 	l.judged(&l.linearizable, s)
-	if s != minority && (!served(o) || o.Invoke-e.from > l.settles) { // who led may still have been heard
+	if s != minority && (!served(o) || o.Invoke-e.from > e.settles) { // who led may still have been heard
 		k := serviceKey{at, o.Partition, o.Node}
 		l.service[k] = append(l.service[k], o)
 	}
@@ -297,7 +289,7 @@ func (l *ledger) enterLinearizable(o *history.Op, at int, s situation) {
 	case silent(o) && !(timedOut(o) && o.Return-o.Invoke < o.Deadline+serviceAllowance):
 		l.find(o.Node, fmt.Sprintf("a linearizable %s was neither answered nor refused by %s, which was up and in reach, within %v, in the %s since %v: %s",
 			o.Func, o.Node, rounded(o.Return-o.Invoke), s, e, failure(o)), o)
-	case s == minority && served(o) && o.Invoke-e.from > l.settles:
+	case s == minority && served(o) && o.Invoke-e.from > e.settles:
 		l.find(o.Node, fmt.Sprintf("a linearizable %s was answered by %s, %v after %v, though no quorum of partition %d was within its reach",
 			o.Func, o.Node, rounded(o.Invoke-e.from), e, o.Partition), o)
 	}

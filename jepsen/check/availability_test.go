@@ -300,6 +300,35 @@ func TestTheLedgerCounts(t *testing.T) {
 	}
 }
 
+// Where nodes cut themselves off the history is less exact about when they did, but
+// not about when they were killed.
+func TestCutsOfALoopbackLabTakeAWhile(t *testing.T) {
+	cut, killed := halves(), band(0, "kill-one", 5050*ms, 15050*ms, "n1")
+	late := func(f history.Band) func(*history.Op) {
+		return func(o *history.Op) {
+			if f.Kind == cut.Kind {
+				cutAsItShould(o, cut)
+			}
+			if o.Node == "n2" && o.Level == history.Eventual && o.Invoke > f.From-2*time.Second && o.Invoke < f.From {
+				refused(o)
+			} else if o.Node == "n1" && has(o, killed) && f.Kind == killed.Kind {
+				hung(o)
+			}
+		}
+	}
+	for _, c := range []struct {
+		fault history.Band
+		lab   string
+		want  Verdict
+	}{{cut, "loopback", Holds}, {cut, "namespaces", Violated}, {killed, "loopback", Violated}} {
+		h := weather{faults: []history.Band{c.fault}, length: 20 * time.Second, answer: late(c.fault)}.history()
+		h.Run.Lab = c.lab
+		if r := Check(h, Options{Least: 1}); r.Verdict != c.want {
+			t.Errorf("%s, %s: %s", c.fault.Kind, c.lab, r.Sentence)
+		}
+	}
+}
+
 // The machine stands still for four seconds, clients, network and all: what was under
 // way hangs, and then leaders are gone. Without the stall each of that is a finding.
 func TestAMachineThatStandsStillIsNotTheClustersFault(t *testing.T) {

@@ -47,6 +47,11 @@ var effects = map[string]effect{
 	"clock-drift": bendsTime, "clock-jump": bendsTime,
 }
 
+func cutsLinks(kind string) bool {
+	effect, known := effects[kind]
+	return !known || effect == parts || effect == disturbs
+}
+
 // epoch is a stretch of time, from inclusive, until exclusive.
 type epoch struct {
 	from, until time.Duration
@@ -54,6 +59,8 @@ type epoch struct {
 	began *history.Band
 	// quiet: no fault was active, and all nodes were back from the last one.
 	quiet bool
+	// settles is how exact its beginning is.
+	settles time.Duration
 	// still: the machine stood still. resumed: it went on then.
 	still, resumed bool
 	standing       map[string]standing
@@ -97,7 +104,7 @@ func epochs(h *history.History) []epoch {
 	moments = slices.Compact(moments)
 	var all []epoch
 	for i, from := range moments {
-		e := epoch{from: from, until: h.Length + 1, quiet: true, standing: map[string]standing{}, unreached: map[string]bool{}, wiped: map[string]bool{}}
+		e := epoch{from: from, until: h.Length + 1, settles: changeSettles, quiet: true, standing: map[string]standing{}, unreached: map[string]bool{}, wiped: map[string]bool{}}
 		if i+1 < len(moments) {
 			e.until = moments[i+1]
 		}
@@ -112,6 +119,9 @@ func epochs(h *history.History) []epoch {
 		}
 		for j := range h.Faults {
 			f := &h.Faults[j]
+			if h.Run.Lab == loopback && cutsLinks(f.Kind) && (f.From == from || f.Healed && f.Until == from) {
+				e.settles = cutsSettle
+			}
 			if f.From <= from && f.Kind == "wipe" {
 				for _, node := range f.Nodes {
 					e.wiped[node], e.quiet = true, false
