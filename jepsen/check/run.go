@@ -89,8 +89,7 @@ func checkPromoted(v *View) Judgement {
 		j.Findings = append(j.Findings, Finding{Why: fmt.Sprintf("%d eventual writes hang at some node, %s after all was healed", h.End.Tentative, after)})
 	}
 	for _, f := range h.Fates {
-		if f.Fate == "pending" {
-			o := &h.Ops[f.Op]
+		if o := &h.Ops[f.Op]; f.Fate == "pending" && !unstored(o) {
 			j.Findings = append(j.Findings, Finding{
 				Key: o.Key, Ops: show(o), Why: fmt.Sprintf("%s is pending still, %s after all was healed", o.Value, after),
 			})
