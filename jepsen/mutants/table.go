@@ -31,6 +31,24 @@ var all = []Mutant{
 		},
 	},
 	{
+		Fault: "verify-leader",
+		What:  "a leader counts answers that its voters gave before the read came",
+		How:   "what comes to a leader is late by more and more, up to 2.7 s; then no other node hears it, and while old answers still come in they elect another",
+		run:   patient(crowded(few(run(26*time.Second, "set", "counter"))), 4*time.Second),
+		schedule: func() (s nemesis.Schedule) {
+			for _, begin := range []time.Duration{time.Second, 14 * time.Second} {
+				for i := range 9 {
+					later := time.Duration(i) * 400 * time.Millisecond
+					s = append(s, leads(nemesis.Event{
+						At: begin + later, For: 10*time.Second - later, Kind: "slow", Rule: lab.Rule{Delay: 300 * time.Millisecond}, Way: nemesis.Inward,
+					}))
+				}
+				s = append(s, leads(nemesis.Event{At: begin + 5500*time.Millisecond, For: 4500 * time.Millisecond, Kind: "one-way-leader", Rule: cut, Way: nemesis.Outward}))
+			}
+			return s
+		},
+	},
+	{
 		Fault: "fresh-leader",
 		What:  "a leader answers before an entry of its own term is committed",
 		How:   "all disks are slow, and who leads a partition is heard by no other node: its last writes are acknowledged, and nobody else knows that they are committed",
@@ -45,7 +63,7 @@ var all = []Mutant{
 		Fault: "retry-unknown",
 		What:  "a write whose answer was lost is sent a second time",
 		How:   "two nodes hear nothing of the others for so long that what they wait for is lost, though it was done",
-		run:   patient(run(20*time.Second, "set", "counter")),
+		run:   patient(run(20*time.Second, "set", "counter"), 6*time.Second),
 		schedule: func() nemesis.Schedule {
 			return again(4, 2*time.Second, 4*time.Second, nemesis.Event{For: 2500 * time.Millisecond, Kind: "one-way", Rule: cut, Links: ways(nodes[2:], nodes[:2])})
 		},
@@ -133,9 +151,9 @@ func crowded(c jepsen.Config) jepsen.Config {
 	return c
 }
 
-// patient lets clients wait for as long as an election takes.
-func patient(c jepsen.Config) jepsen.Config {
-	c.OpTimeout = 6 * time.Second
+// patient lets clients wait for as long as slow links or an election take.
+func patient(c jepsen.Config, timeout time.Duration) jepsen.Config {
+	c.OpTimeout = timeout
 	return c
 }
 
