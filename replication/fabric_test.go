@@ -216,13 +216,14 @@ type fabricTransport struct {
 
 	heardMu   sync.Mutex
 	heardTerm uint64
+	heardFrom raft.ServerID
 	heardAt   time.Time
 }
 
-func (t *fabricTransport) LeaderHeard() (uint64, time.Time) {
+func (t *fabricTransport) LeaderHeard() (uint64, raft.ServerID, time.Time) {
 	t.heardMu.Lock()
 	defer t.heardMu.Unlock()
-	return t.heardTerm, t.heardAt
+	return t.heardTerm, t.heardFrom, t.heardAt
 }
 
 func (t *fabricTransport) hear(args any) {
@@ -233,7 +234,7 @@ func (t *fabricTransport) hear(args any) {
 	t.heardMu.Lock()
 	defer t.heardMu.Unlock()
 	if a.Term >= t.heardTerm {
-		t.heardTerm, t.heardAt = a.Term, time.Now()
+		t.heardTerm, t.heardFrom, t.heardAt = a.Term, raft.ServerID(a.ID), time.Now()
 	}
 }
 

@@ -30,7 +30,8 @@ import (
 //     hears a leader, that is waited for a little, so that nobody else comes to
 //     another choice a moment later; then the quorum will do.
 //  3. Who is told looks at its own clock again and stands at once, without a
-//     pre-vote, at most once in an election timeout.
+//     pre-vote, at most once in an election timeout, and not while another's
+//     candidacy may be under way.
 //
 // Step 2 is the pre-vote of Raft's thesis (9.6), with the successor chosen
 // instead of drawn: nobody splits the vote, and who stands can win.
@@ -51,6 +52,26 @@ type succession struct {
 	pause  time.Duration // between two askings; 0: has not asked
 	next   time.Time     // asks no earlier
 	stood  time.Time
+
+	term  uint64 // the latest that another stood for,
+	began time.Time
+}
+
+// candidacy notes that another stands for election.
+func (s *succession) candidacy(term uint64, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if term > s.term {
+		s.term, s.began = term, now
+	}
+}
+
+// contested reports whether another has stood so lately that it may have won
+// without having said so yet.
+func (s *succession) contested(now time.Time, t Timing) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.began.IsZero() && now.Sub(s.began) < t.contest()
 }
 
 // begin reports whether it is time to ask; the asking must be ended then.
@@ -119,10 +140,16 @@ type canvasser struct {
 	voters  int
 	missing []bereft // self first
 	hearing int      // those that hear a leader
-	// open counts who has not answered, likely those of them that were heard
-	// from lately: the others are not waited for if it goes without them.
+	// open counts who has not answered, likely those of them that probably
+	// will: the others are not waited for if it goes without them.
 	open, likely int
 	settled      bool
+}
+
+// probably reports whether an answer is to be expected: not of a node that was
+// not heard for long, nor of the leader that is missed.
+func (h *Host) probably(who Member, missed raft.ServerID) bool {
+	return who.ServerID() != missed && h.heardWithin(who.Node, h.timing.lively())
 }
 
 // canvass asks the other voters of these groups, and has the successors stand
@@ -132,6 +159,7 @@ func (h *Host) canvass(groups []*Group) {
 	var stand []standing
 	for _, g := range groups {
 		c := &canvasser{group: g, missing: []bereft{{g.member, g.tip()}}}
+		_, missed, _ := g.transport.LeaderHeard()
 		for _, m := range membersOf(g.configuration()) {
 			if m.Nonvoter {
 				continue
@@ -142,14 +170,16 @@ func (h *Host) canvass(groups []*Group) {
 			}
 			q := asked[m.Node]
 			if q == nil {
-				q = &question{node: m.Node, likely: h.heardWithin(m.Node, h.timing.lively())}
+				q = &question{node: m.Node}
 				asked[m.Node] = q
 			}
 			q.members = append(q.members, m)
 			q.replicas = append(q.replicas, storage.Replica{Group: g.replica.Group, Generation: m.Generation})
 			q.canvassers = append(q.canvassers, c)
+			likely := h.probably(m, missed)
+			q.likely = append(q.likely, likely)
 			c.open++
-			if q.likely {
+			if likely {
 				c.likely++
 			}
 		}
@@ -172,7 +202,7 @@ func (h *Host) canvass(groups []*Group) {
 			if q.err == nil {
 				c.answered(q.members[i], q.answers[i])
 			}
-			if c.open--; q.likely {
+			if c.open--; q.likely[i] {
 				c.likely--
 			}
 			stand = append(stand, c.settle()...)
@@ -185,8 +215,8 @@ func (h *Host) canvass(groups []*Group) {
 // the groups.
 type question struct {
 	node       partition.NodeID
-	likely     bool
 	members    []Member
+	likely     []bool
 	replicas   []storage.Replica
 	canvassers []*canvasser
 	answers    []silenceAnswer

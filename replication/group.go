@@ -38,9 +38,9 @@ type Transport interface {
 	// SetStalled sets what says whether heartbeats must not be sent now.
 	SetStalled(stalled func() bool)
 	// LeaderHeard is the highest term that an append or heartbeat of a peer has
-	// named, and when the last one of that term came, whether Raft has turned
-	// to it yet or not. Zero if none ever did.
-	LeaderHeard() (term uint64, at time.Time)
+	// named, by whom, and when the last one of that term came, whether Raft has
+	// turned to it yet or not. Zero if none ever did.
+	LeaderHeard() (term uint64, from raft.ServerID, at time.Time)
 }
 
 // GroupConfig is one replica: what it is, what it writes to and what it
@@ -169,9 +169,11 @@ func (g *Group) start(c GroupConfig) error {
 		return err
 	}
 	g.raft.RegisterObserver(raft.NewObserver(g.observations, false, func(o *raft.Observation) bool {
-		switch o.Data.(type) {
+		switch data := o.Data.(type) {
 		case raft.LeaderObservation, raft.RaftState:
 			return true
+		case raft.RequestVoteRequest:
+			g.succession.candidacy(data.Term, time.Now())
 		case raft.ResumedHeartbeatObservation:
 			g.nudge() // a follower is back, and may lack entries
 		}

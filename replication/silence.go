@@ -29,7 +29,7 @@ func (g *Group) silence(now time.Time) time.Duration {
 	if contact := g.raft.LastContact(); contact.After(last) {
 		last = contact
 	}
-	if term, at := g.transport.LeaderHeard(); term >= g.raft.CurrentTerm() && at.After(last) {
+	if term, _, at := g.transport.LeaderHeard(); term >= g.raft.CurrentTerm() && at.After(last) {
 		last = at
 	}
 	return max(now.Sub(last), 0)
@@ -37,7 +37,8 @@ func (g *Group) silence(now time.Time) time.Duration {
 
 // misses reports whether the replica would have another leader.
 func (g *Group) misses(now time.Time) bool {
-	return !g.stalled.Load() && g.silence(now) >= g.host.timing.silence() && g.host.attention.whole(now)
+	t := g.host.timing
+	return g.silence(now) >= t.silence() && !g.stalled.Load() && g.host.attention.whole(now) && !g.succession.contested(now, t)
 }
 
 // tip is where a log ends.

@@ -125,3 +125,34 @@ func TestStandingAgainAtOnce(t *testing.T) {
 		time.Sleep(time.Second)
 	})
 }
+
+// Who has just stood may have won: another that has not heard of it yet must
+// not stand against it.
+func TestCandidateIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3)
+		defer c.close()
+		leader := c.leader()
+		n := c.others(leader)[0]
+		c.fabric.isolate(leader.id)
+		c.fabric.isolate(n.id) // nobody stands
+		misses := func() bool { return n.group.misses(time.Now()) }
+		c.eventually("it misses the leader", misses)
+		_, _ = n.transport.Inject(&raft.RequestVoteRequest{
+			RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(leader.member().ServerID()), Addr: []byte(leader.member().address())},
+			Term:      n.group.raft.CurrentTerm() + 1, // and a log too short for a vote
+		})
+		contest := n.group.host.timing.contest()
+		for since := time.Now(); time.Since(since) < contest-10*time.Millisecond; time.Sleep(10 * time.Millisecond) {
+			if misses() {
+				t.Fatalf("it would stand %v after another did", time.Since(since))
+			}
+		}
+		time.Sleep(20 * time.Millisecond)
+		if !misses() {
+			t.Error("it waits for longer than an election takes")
+		}
+		c.fabric.heal()
+		time.Sleep(time.Second)
+	})
+}

@@ -80,7 +80,11 @@ func (t Timing) silence() time.Duration { return t.Heartbeat + t.Heartbeat/10 }
 
 // unison is how long after the first of a quorum the last voter may notice that
 // the leader is silent: heartbeats do not reach all at once, nor a delayed one.
-func (t Timing) unison() time.Duration { return t.Heartbeat / 3 }
+func (t Timing) unison() time.Duration { return t.Heartbeat / 2 }
+
+// contest is how long a candidate is left alone: to be voted for, and to say that
+// it was elected.
+func (t Timing) contest() time.Duration { return t.Election / 2 }
 
 // library is the library's own heartbeat and election timeout. It acts at a
 // random moment between this and three times as much (followers), or twice
@@ -95,9 +99,10 @@ func (t Timing) library() time.Duration { return max(t.Heartbeat*4/3, t.Election
 func (t Timing) canvassTimeout() time.Duration { return t.Election / 3 }
 
 // lively is how lately a node was heard that is waited for when voters are
-// asked: it is well below silence, or each canvass would wait for the node that
-// is missed.
-func (t Timing) lively() time.Duration { return t.Election / 2 }
+// asked: above the pause between two signs of life of an idle node, and well
+// below silence, or a node that vanished together with the leader would be
+// waited for.
+func (t Timing) lively() time.Duration { return t.Election * 2 / 3 }
 
 // watchInterval is how often the watchdog looks: often enough to add little to
 // stallBound and silence.

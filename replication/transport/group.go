@@ -57,6 +57,7 @@ type GroupTransport struct {
 type heard struct {
 	mu   sync.Mutex
 	term uint64
+	from raft.ServerID
 	at   time.Time
 }
 
@@ -71,17 +72,20 @@ func (h *heard) note(command any) {
 	defer h.mu.Unlock()
 	if a.Term >= h.term {
 		h.term, h.at = a.Term, time.Now()
+		if string(h.from) != string(a.ID) {
+			h.from = raft.ServerID(a.ID)
+		}
 	}
 }
 
 // LeaderHeard is the highest term that an append or heartbeat of a peer has
-// named, and when the last one of that term came, whether Raft has taken it
-// from the inbox yet or not, and also if there was no room. Zero if none ever
-// did.
-func (g *GroupTransport) LeaderHeard() (term uint64, at time.Time) {
+// named, by whom, and when the last one of that term came, whether Raft has
+// taken it from the inbox yet or not, and also if there was no room. Zero if
+// none ever did.
+func (g *GroupTransport) LeaderHeard() (term uint64, from raft.ServerID, at time.Time) {
 	g.heard.mu.Lock()
 	defer g.heard.mu.Unlock()
-	return g.heard.term, g.heard.at
+	return g.heard.term, g.heard.from, g.heard.at
 }
 
 // unanswered is an RPC in the inbox or in the main loop's hands.

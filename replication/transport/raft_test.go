@@ -65,8 +65,8 @@ func TestLeaderIsHeard(t *testing.T) {
 		a, b := start(t, network, "a", nil), start(t, network, "b", nil)
 		r := storage.Replica{Group: 5, Generation: 1}
 		ga, gb := a.Group(r), b.Group(r)
-		if term, at := gb.LeaderHeard(); term != 0 || !at.IsZero() {
-			t.Errorf("before anything: %d, %v", term, at)
+		if term, from, at := gb.LeaderHeard(); term != 0 || from != "" || !at.IsZero() {
+			t.Errorf("before anything: %d by %s, %v", term, from, at)
 		}
 		// Nobody takes anything from gb's inbox.
 		var sending sync.WaitGroup
@@ -75,21 +75,21 @@ func TestLeaderIsHeard(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		send(&raft.AppendEntriesRequest{RPCHeader: raftHeader(ServerID("a", 1)), Term: 8})
-		term, beat := gb.LeaderHeard()
-		if term != 8 || time.Since(beat) > time.Second {
-			t.Errorf("heartbeat: %d, %v ago", term, time.Since(beat))
+		term, from, beat := gb.LeaderHeard()
+		if term != 8 || from != ServerID("a", 1) || time.Since(beat) > time.Second {
+			t.Errorf("heartbeat: %d by %s, %v ago", term, from, time.Since(beat))
 		}
 		send(&raft.AppendEntriesRequest{RPCHeader: raftHeader(ServerID("a", 1)), Term: 8, PrevLogEntry: 1, PrevLogTerm: 1})
-		if term, at := gb.LeaderHeard(); term != 8 || !at.After(beat) {
+		if term, _, at := gb.LeaderHeard(); term != 8 || !at.After(beat) {
 			t.Errorf("append: %d, %v ago", term, time.Since(at))
 		}
-		_, last := gb.LeaderHeard()
+		_, _, last := gb.LeaderHeard()
 		send(&raft.AppendEntriesRequest{RPCHeader: raftHeader(ServerID("a", 1)), Term: 7})
 		sending.Go(func() {
 			_ = ga.RequestVote(ServerID("b", 1), "", &raft.RequestVoteRequest{RPCHeader: raftHeader(ServerID("a", 1)), Term: 9}, new(raft.RequestVoteResponse))
 		})
 		time.Sleep(time.Second)
-		if term, at := gb.LeaderHeard(); term != 8 || at != last {
+		if term, _, at := gb.LeaderHeard(); term != 8 || at != last {
 			t.Errorf("after an old leader's and a candidate's: %d, %v", term, at)
 		}
 		_ = ga.Close()
