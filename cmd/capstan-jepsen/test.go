@@ -85,6 +85,7 @@ tell, or did not run.`,
 	flags.StringVar(&c.Binary, "binary", "", "the capstan to test (default: the one beside this program, or in PATH)")
 	flags.IntVar(&c.Nodes, "nodes", jepsen.DefaultNodes, "how many nodes")
 	flags.IntVar(&c.Partitions, "partitions", jepsen.DefaultPartitions, "how many partitions, a power of two")
+	flags.IntVar(&c.ReplicationFactor, "replication-factor", 0, "on how many nodes each is (default: 3, or all if there are fewer)")
 	flags.Float64Var(&c.Rate, "rate", jepsen.DefaultRate, "operations a second, of all workloads together")
 	flags.IntVar(&c.Concurrency, "concurrency", jepsen.DefaultConcurrency, "operations in flight, a node and workload")
 	flags.DurationVar(&c.OpTimeout, "timeout", jepsen.DefaultOpTimeout, "deadline of an operation")
