@@ -15,6 +15,8 @@ const (
 	// mostFindings that a page tells: the first few say what is wrong, and the
 	// result beside it has them all.
 	mostFindings = 20
+	// mostOpen are not folded away.
+	mostOpen = 3
 	// mostShown operations of one of them.
 	mostShown = 100
 )
@@ -26,6 +28,7 @@ type finding struct {
 	Key       string
 	Why       string
 	Undecided bool
+	Open      bool // not folded away
 	Ops       []shown
 	Alone     bool // one operation: there is no order to draw
 	More      int
@@ -52,7 +55,7 @@ func findings(r *check.Result) (told []finding, more int) {
 		}
 		t := finding{
 			Head: strings.Join(slices.DeleteFunc([]string{f.Workload, f.Checker}, func(s string) bool { return s == "" }), ": "),
-			Key:  f.Key, Why: f.Why, Undecided: f.Undecided,
+			Key:  f.Key, Why: f.Why, Undecided: f.Undecided, Open: i < mostOpen,
 		}
 		ops := f.Ops
 		if len(ops) > mostShown {
