@@ -302,6 +302,35 @@ func TestFinalOperations(t *testing.T) {
 	})
 }
 
+// A run begins only with a cluster that is what it was to be.
+func TestPlaced(t *testing.T) {
+	cluster := func(change func(*capstanv1.GetStatusResponse)) *quiet {
+		s := settledStatus()
+		s.ReplicationFactor = 2
+		s.Partitions[1].Replicas[0].Voter = false
+		change(s)
+		return &quiet{statuses: []*capstanv1.GetStatusResponse{s}}
+	}
+	s, err := placed(t.Context(), cluster(func(*capstanv1.GetStatusResponse) {}), []string{"n1", "n2"}, 2)
+	if err != nil || fmt.Sprint(s.placement) != "[[n1 n2] [n2]]" || s.replicationFactor != 2 || s.ids.of("n2").id != "n2-a" {
+		t.Errorf("%+v, %v", s, err)
+	}
+	for want, c := range map[string]struct {
+		change     func(*capstanv1.GetStatusResponse)
+		partitions int
+	}{
+		"has 2 partitions": {func(*capstanv1.GetStatusResponse) {}, 4},
+		"n2, which is ready": {func(s *capstanv1.GetStatusResponse) {
+			s.Nodes[1].State = capstanv1.NodeState_NODE_STATE_DEAD
+		}, 2},
+		"by the rule": {func(s *capstanv1.GetStatusResponse) { s.Partitions = append(s.Partitions, s.Partitions...) }, 4},
+	} {
+		if _, err := placed(t.Context(), cluster(c.change), []string{"n1", "n2"}, c.partitions); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
 func TestDropped(t *testing.T) {
 	for text, want := range map[string]bool{
 		"capstan_conflicts_dropped_total{partition=\"1\"} 0\ncapstan_conflicts_dropped_total{partition=\"2\"} 0\n":     false,

@@ -186,17 +186,17 @@ func (c Config) with(ctx context.Context, file io.Writer, schedule nemesis.Sched
 	if err := nodes.Start(start); err != nil {
 		return err
 	}
-	placement, ids, err := placed(start, clients, c.names())
+	found, err := placed(start, clients, c.names(), c.Partitions)
 	if err != nil {
 		return err
 	}
 	began := time.Now()
 	record := history.NewRecorder(file, func() time.Duration { return time.Since(began) })
 	run := &running{
-		caller: clients, record: record, nodes: c.names(), partitions: len(placement), opTimeout: c.OpTimeout, ids: ids,
+		caller: clients, record: record, nodes: c.names(), partitions: c.Partitions, opTimeout: c.OpTimeout, ids: found.ids,
 	}
 	header := c.header(schedule, version)
-	header.Began, header.Partitions, header.Placement = began.UTC(), len(placement), placement
+	header.Began, header.Placement, header.ReplicationFactor = began.UTC(), found.placement, found.replicationFactor
 	if err := run.write(history.Event{Type: history.TypeRun, Run: header}); err != nil {
 		return err
 	}
@@ -222,7 +222,7 @@ func (c Config) with(ctx context.Context, file io.Writer, schedule nemesis.Sched
 	if err := errors.Join(workFailed, run.failure()); err != nil {
 		return err // of the record: it can not go on
 	}
-	end := c.end(ctx, &ending{run: run, face: clients, awaitReady: nodes.AwaitReady, settle: c.Patience, placement: placement}, jobs, p)
+	end := c.end(ctx, &ending{run: run, face: clients, awaitReady: nodes.AwaitReady, settle: c.Patience, placement: found.placement}, jobs, p)
 	if nemesisFailed != nil {
 		end.Failed = joined(end.Failed, "nemesis: "+nemesisFailed.Error())
 	}
@@ -238,7 +238,7 @@ func (c Config) end(ctx context.Context, e *ending, jobs []job, p *progress) his
 	if ctx.Err() != nil {
 		return history.End{Failed: Interrupted}
 	}
-	ctx, cancel := context.WithTimeout(ctx, endPatience)
+	patient, cancel := context.WithTimeout(ctx, endPatience)
 	defer cancel()
 	var final []history.Op
 	for _, j := range jobs {
@@ -247,7 +247,11 @@ func (c Config) end(ctx context.Context, e *ending, jobs []job, p *progress) his
 			final = append(final, o)
 		}
 	}
-	return e.carryOut(ctx, final, p.set)
+	end := e.carryOut(patient, final, p.set)
+	if ctx.Err() != nil {
+		end.Failed = Interrupted // whatever failed, failed of that
+	}
+	return end
 }
 
 // stopAll has the nodes end in order, unless somebody is in a hurry, and records
@@ -274,7 +278,7 @@ func stopAll(ctx context.Context, run *running, nodes *cluster.Cluster) error {
 func (c Config) header(schedule nemesis.Schedule, version string) *history.Run {
 	r := &history.Run{
 		Format: history.Format, Workloads: c.Workloads, Nemeses: c.Nemeses, Seed: c.Seed, TimeLimit: c.TimeLimit, Lab: string(c.Lab),
-		Nodes: c.names(), Partitions: c.Partitions, ReplicationFactor: c.ReplicationFactor, ElectionTimeout: electionTimeout,
+		Nodes: c.names(), Partitions: c.Partitions, ElectionTimeout: electionTimeout,
 		Binary: c.Binary, Version: version, Planted: c.Planted, Harness: c.Harness, Command: c.Command,
 	}
 	for _, e := range schedule {
@@ -310,38 +314,52 @@ func (c Config) jobs() []job {
 	return jobs
 }
 
+// standing is the cluster that a run finds when it is ready.
+type standing struct {
+	placement         [][]string
+	ids               *identities
+	replicationFactor int
+}
+
 // placed asks where partitions live and which node id stands behind each name, and
 // whether this program and the cluster mean the same by a key's partition.
-func placed(ctx context.Context, f face, nodes []string) ([][]string, *identities, error) {
+func placed(ctx context.Context, f face, nodes []string, partitions int) (*standing, error) {
 	status, err := f.status(ctx, nodes[0])
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	ids := &identities{}
+	if got := len(status.GetPartitions()); got != partitions {
+		return nil, fmt.Errorf("the cluster has %d partitions, and was to have %d", got, partitions)
+	}
+	s := &standing{placement: make([][]string, partitions), ids: &identities{}, replicationFactor: int(status.GetReplicationFactor())}
 	for _, n := range status.GetNodes() {
 		if n.GetState() == capstanv1.NodeState_NODE_STATE_ALIVE {
-			ids.learn(n.GetName(), 0, n.GetId())
+			s.ids.learn(n.GetName(), 0, n.GetId())
 		}
 	}
-	placement := make([][]string, len(status.GetPartitions()))
+	for _, name := range nodes {
+		if s.ids.of(name).id == "" {
+			return nil, fmt.Errorf("%s, which is ready, is not alive by the status of %s", name, nodes[0])
+		}
+	}
 	for i, p := range status.GetPartitions() {
 		for _, r := range p.GetReplicas() {
 			if r.GetVoter() {
-				placement[i] = append(placement[i], r.GetNode())
+				s.placement[i] = append(s.placement[i], r.GetNode())
 			}
 		}
-		slices.Sort(placement[i])
+		slices.Sort(s.placement[i])
 	}
 	for _, key := range []string{"register/0", "scan/{7}/1"} {
 		got, err := f.locate(ctx, nodes[0], key)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		if want := partitionOf(key, len(placement)); got != want {
-			return nil, nil, fmt.Errorf("the cluster has key %q in partition %d, and by the rule it is in %d", key, got, want)
+		if want := partitionOf(key, partitions); got != want {
+			return nil, fmt.Errorf("the cluster has key %q in partition %d, and by the rule it is in %d", key, got, want)
 		}
 	}
-	return placement, ids, nil
+	return s, nil
 }
 
 // judge reads the record back, as anybody can later, and judges it.
