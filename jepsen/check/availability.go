@@ -188,6 +188,8 @@ type ledger struct {
 	service map[serviceKey][]*history.Op
 	// own keys a node has taken an eventual write of in an epoch.
 	own map[ownKey]bool
+	// slow has an entry for each partition that a fault interrupted.
+	slow []slow
 
 	underWay, eventual, linearizable, duringFaults int
 	judgement                                      Judgement
@@ -382,6 +384,7 @@ func (l *ledger) sum() *Availability {
 		}
 		keys = keys[n:]
 	}
+	l.judgeAll()
 	return a
 }
 
@@ -393,6 +396,7 @@ func (l *ledger) interruption(e *epoch, keys []serviceKey) Interruption {
 	}
 	again := map[int]time.Duration{} // by partition: until somebody was served
 	interrupted := map[int]bool{}
+	slowest := map[int]slow{}
 	for _, k := range keys {
 		ops := l.service[k]
 		first := slices.IndexFunc(ops, served)
@@ -403,7 +407,12 @@ func (l *ledger) interruption(e *epoch, keys []serviceKey) Interruption {
 		}
 		interrupted[k.partition] = interrupted[k.partition] || first > 0
 		if first > 0 {
-			i.Refused = max(i.Refused, ops[first-1].Invoke-e.from)
+			last := ops[first-1]
+			i.Refused = max(i.Refused, last.Invoke-e.from)
+			if s := (slow{last.Invoke - e.from, e, k, []*history.Op{ops[0], last}}); s.away >= slowest[k.partition].away {
+				s.ops = append(s.ops, ops[first:min(first+1, len(ops))]...)
+				slowest[k.partition] = s
+			}
 		}
 		l.judgeService(e, k, ops)
 	}
@@ -420,9 +429,50 @@ func (l *ledger) interruption(e *epoch, keys []serviceKey) Interruption {
 			i.Open++
 		}
 	}
+	if e.began != nil {
+		for _, partition := range slices.Sorted(maps.Keys(slowest)) {
+			l.slow = append(l.slow, slowest[partition])
+		}
+	}
 	slices.Sort(times)
 	i.P50, i.Max = quantile(times, 50), quantile(times, 100)
 	return i
+}
+
+// slow is the longest that a partition was refused at a node with a quorum once a fault
+// had begun.
+type slow struct {
+	away time.Duration
+	at   *epoch
+	key  serviceKey
+	ops  []*history.Op
+}
+
+const (
+	// A busy machine may have one interruption last longer than the bound, not a fifth
+	// of them, and at least three.
+	slowShare = 5
+	slowLeast = 3
+)
+
+// judgeAll holds the interruptions of the whole run against the bound, without any
+// allowance.
+func (l *ledger) judgeAll() {
+	late := 0
+	var worst slow
+	for _, s := range l.slow {
+		if s.away > l.bound {
+			late++
+		}
+		if s.away > worst.away {
+			worst = s
+		}
+	}
+	if late < slowLeast || late*slowShare <= len(l.slow) {
+		return
+	}
+	l.find("", fmt.Sprintf("%d of %d times that a fault interrupted a partition it was refused for longer than %v by a node with a quorum of it within reach: more than a busy machine explains; at worst partition %d at %s, %v after %v",
+		late, len(l.slow), l.bound, worst.key.partition, worst.key.node, rounded(worst.away), worst.at), worst.ops...)
 }
 
 // judgeService holds every stretch of refusals against the bound: the one with which an

@@ -300,6 +300,37 @@ func TestTheLedgerCounts(t *testing.T) {
 	}
 }
 
+// One interruption of 3.5 s is within what a busy machine may add. Many are not.
+func TestManySlowInterruptionsAreTheClustersFault(t *testing.T) {
+	for _, c := range []struct {
+		slow int // of ten
+		want Verdict
+	}{{2, Holds}, {3, Violated}, {10, Violated}} {
+		var faults []history.Band
+		for i := range 10 {
+			from := time.Duration(10*i+2) * time.Second
+			faults = append(faults, band(i, "kill-leader", from+50*ms, from+6*time.Second, "n1"))
+		}
+		h := weather{faults: faults, length: 110 * time.Second, answer: func(o *history.Op) {
+			for i, f := range faults {
+				after := 2500 * ms
+				if i < c.slow {
+					after = 3500 * ms
+				}
+				switch {
+				case o.Node == "n1" && has(o, f):
+					hung(o)
+				case o.Partition == 0 && away(o, f, after):
+					refused(o)
+				}
+			}
+		}}.history()
+		if r := Check(h, Options{Least: 1}); r.Verdict != c.want || c.want == Violated && !strings.Contains(r.Sentence, fmt.Sprintf("%d of 10 times", c.slow)) {
+			t.Errorf("%d slow ones: %s", c.slow, r.Sentence)
+		}
+	}
+}
+
 // Where nodes cut themselves off the history is less exact about when they did, but
 // not about when they were killed.
 func TestCutsOfALoopbackLabTakeAWhile(t *testing.T) {
