@@ -174,23 +174,32 @@ func TestSnapshotSettlesWhatItHolds(t *testing.T) {
 func TestSnapshotHasTheRecordOfPromotedDots(t *testing.T) {
 	inCluster(t, 3, func(w *world) {
 		n1, n2, n3 := w.machines[0], w.machines[1], w.machines[2]
-		key := keyIn(0, 4, 1)
-		r := n3.mustWrite(ask{level: eventual, acks: 3}, key, "once")
-		n3.crash(0)
-		n1.mustBecome(r.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
-		n1.mustRead(ask{}, key, "once")
-		for i := range 200 {
-			n1.mustWrite(ask{}, keyIn(0, 4, 2+i%5), fmt.Sprint(i))
+		// In each partition: where the node that comes back is made the leader, it
+		// promotes its write again, and nobody sees that it did not know.
+		const partitions = 4
+		var receipts [partitions]string
+		for p := range partition.ID(partitions) {
+			receipts[p] = n3.mustWrite(ask{level: eventual, acks: 3}, keyIn(p, partitions, 1), "once").GetReceipt()
 		}
-		for _, m := range []*machine{n1, n2} {
-			if err := m.running().replicas.replica(0).group.CutLog(1); err != nil {
-				t.Fatal(err)
+		n3.crash(0)
+		for p := range partition.ID(partitions) {
+			n1.mustBecome(receipts[p], capstanv1.Fate_FATE_COMMITTED)
+			n1.mustRead(ask{}, keyIn(p, partitions, 1), "once")
+			for i := range 200 {
+				n1.mustWrite(ask{}, keyIn(p, partitions, 2+i%5), fmt.Sprint(i))
+			}
+			for _, m := range []*machine{n1, n2} {
+				if err := m.running().replicas.replica(p).group.CutLog(1); err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
 		n3.start()
 		w.awaitReady(w.machines...)
 		w.awaitNoBacklog()
-		n3.mustBecome(r.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
+		for _, r := range receipts {
+			n3.mustBecome(r, capstanv1.Fate_FATE_COMMITTED)
+		}
 		w.compareReplicas(w.machines...)
 	})
 }
