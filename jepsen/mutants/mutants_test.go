@@ -156,18 +156,3 @@ func TestHuntRefuses(t *testing.T) {
 		t.Errorf("a hunt that was ended: %v, %v", rows, err)
 	}
 }
-
-func TestCanPlant(t *testing.T) {
-	some := All()[:2]
-	for said, want := range map[string]string{
-		`{"version":"v1"}`: "no fault build",
-		`{"version":"v1","faults":true,"plantable":["` + some[0].Fault + `"]}`:                         "cannot plant " + some[1].Fault,
-		`{"version":"v1","faults":true,"plantable":["` + some[0].Fault + `","` + some[1].Fault + `"]}`: "",
-		`capstan v1`: "invalid character",
-	} {
-		err := canPlant("capstan", []byte(said), some)
-		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v, want %q", said, err, want)
-		}
-	}
-}

@@ -16,7 +16,7 @@ var all = []Mutant{
 		Fault: "ack-before-fsync",
 		What:  "a node answers before what it answers for is on its disk",
 		How:   "all nodes are killed at once, again and again",
-		run:   run(12*time.Second, "register", "eventual"),
+		run:   run(12*time.Second, "register"),
 		schedule: func() nemesis.Schedule {
 			return again(3, 2*time.Second, 4*time.Second, nemesis.Event{For: 500 * time.Millisecond, Kind: "kill-all", Nodes: nodes})
 		},
