@@ -467,7 +467,7 @@ func (m *model) local(n *modelNode, key string) modelState {
 var modelled = []string{"register", "set", "counter", "mixed", "eventual", "session", "staleness", "delete", "scan"}
 
 const (
-	modelRuns  = 8
+	modelRuns  = 5
 	modelSteps = 6000
 )
 
