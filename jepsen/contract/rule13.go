@@ -18,7 +18,7 @@ func CheckRule13(h *History, patience time.Duration) []Violation {
 	var found []Violation
 	for _, k := range known(h) {
 		ops := k.operations()
-		switch porcupine.CheckOperationsTimeout(register, ops, patience) {
+		switch k.legal(ops, patience) {
 		case porcupine.Ok:
 		case porcupine.Illegal:
 			var shown []*Op
