@@ -153,6 +153,15 @@ func TestVoid(t *testing.T) {
 		}, ""},
 		{"nobody asked", func(h *history.History) { h.Faults[0].From, h.Faults[0].Until = time.Hour, 2*time.Hour }, "no client asked"},
 		{"too few", func(h *history.History) { h.Ops[1].Outcome = history.Info; h.Ops[0].Outcome = history.Fail }, "0 of 2 operations succeeded"},
+		{"only what comes in the end succeeded", func(h *history.History) { h.Ops[0].Final, h.Ops[1].Final = true, true }, "0 of 0 operations succeeded"},
+		{"no write succeeded", func(h *history.History) {
+			h.Ops[0].Outcome = history.Fail
+			h.Ops[1].Found, h.Ops[1].Value = false, ""
+		}, "none of 1 writes succeeded"},
+		{"no read succeeded", func(h *history.History) { h.Ops[1].Outcome = history.Info }, "none of 1 reads succeeded"},
+		{"a checker had nothing to judge", func(h *history.History) { h.Ops[1] = of("register").put("b", 2, 3) }, "answers had nothing to judge"},
+		{"one that was asked for was not planned", func(h *history.History) { h.Run.Nemeses = append(h.Run.Nemeses, "kill-one") }, "kill-one was asked for, and not planned"},
+		{"one of a group was not planned", func(h *history.History) { h.Run.Nemeses = append(h.Run.Nemeses, "kills") }, ""},
 		{"a workload did nothing", func(h *history.History) { h.Run.Workloads = []string{"set"} }, "set: 0 of 0"},
 		{"nobody judges", func(h *history.History) { h.Ops[1].Workload = "other" }, "other: nothing judges"},
 		{"fates not asked", func(h *history.History) { h.Ops[0].Receipt = "wr_"; h.End.Asked = false }, "fates"},

@@ -29,11 +29,13 @@ var (
 )
 
 // checkReplicas compares what nodes said in the end. A partition that fewer nodes told
-// of than could have been compared says nothing.
+// of than could have been compared says nothing. What they said counts too where
+// something else of the end failed, as long as they had come to rest.
 func checkReplicas(v *View) Judgement {
 	var j Judgement
-	if v.History.End == nil || v.History.End.Failed != "" {
-		return j // void already, and nothing to compare
+	end := v.History.End
+	if end == nil || end.Failed != "" && !end.Settled {
+		return j // void already, and not to be compared
 	}
 	of := map[int][]history.Replica{}
 	for _, r := range v.History.Replicas {

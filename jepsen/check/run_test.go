@@ -32,6 +32,12 @@ func TestWhatIsJudgedOfEveryRun(t *testing.T) {
 		{"a key is missing", func(h *history.History) { h.Replicas[0].Keys = 2 }, Violated, "partition 0: replicas differ"},
 		{"only one told", func(h *history.History) { h.Replicas = h.Replicas[2:] }, Void, "partition 0 is compared on 1 nodes, not on 2"},
 		{"nobody told", func(h *history.History) { h.Replicas = nil }, Void, "partition 0 is compared on 0"},
+		{"a value differs, and something else of the end failed", func(h *history.History) {
+			h.Replicas[4].Hash, h.End.Failed = "ab", "fates: nobody answered"
+		}, Violated, "partition 1: replicas differ"},
+		{"they had not come to rest", func(h *history.History) {
+			h.Replicas[4].Hash, h.End.Failed, h.End.Settled = "ab", "settling: n3 is behind", false
+		}, Void, "settling"},
 		{"one replica each is all there is", func(h *history.History) {
 			h.Run.ReplicationFactor = 1
 			h.Replicas = slices.DeleteFunc(h.Replicas, func(r history.Replica) bool { return r.Node != "n1" })

@@ -93,9 +93,6 @@ func (s *aSet) stale() []Finding { return s.missing(false) }
 // missing finds the first state that lacks an element which was known to be there
 // before it began, of those that lack it for good, or of those that do not. One
 // is enough: with an element most others of its time are gone.
-// missing finds the first state that lacks an element which was known to be there
-// before it began, of those that lack it for good, or of those that do not. One
-// is enough: with an element most others of its time are gone.
 func (s *aSet) missing(forGood bool) []Finding {
 	ended := slices.Clone(s.states)
 	slices.SortStableFunc(ended, func(a, b state) int { return cmp.Compare(a.Return, b.Return) })

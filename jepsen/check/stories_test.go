@@ -156,12 +156,19 @@ func TestEventualStories(t *testing.T) {
 func TestFinalReadsThatNobodyAnswers(t *testing.T) {
 	e := of("eventual")
 	read := e.get("", 50, 51, final, failed, askedAt("n3"))
-	h := told(read, e.get("", 52, 53, final))
+	a := e.put("a", 0, 1, eventually, at("0-10-n1-a"))
+	seen := e.get("a", 2, 3, eventually, tentative, at("0-10-n1-a"))
+	end := func(from int, more ...change) history.Op {
+		return e.get("a", from, from+1, append(more, final, at("5-10-n1-a"))...)
+	}
+	of := func(ops ...history.Op) *history.History {
+		return fate(told(append(ops, a, seen)...), "a", "committed", "5-10-n1-a")
+	}
+	h := of(read, end(52))
 	if r := Check(h, Options{Least: 1}); r.Verdict != Void {
 		t.Errorf("%s: %s", r.Verdict, r.Sentence)
 	}
-	again := e.get("", 54, 55, final, askedAt("n3"))
-	if r := Check(told(read, e.get("", 52, 53, final), again), Options{Least: 1}); r.Verdict != Holds {
+	if r := Check(of(read, end(52), end(54, askedAt("n3"))), Options{Least: 1}); r.Verdict != Holds {
 		t.Errorf("answered when it is asked again: %s", r.Sentence)
 	}
 }

@@ -19,7 +19,7 @@ func judgeRun(h *history.History, workloads []WorkloadResult, o Options) (void, 
 	default:
 		void = append(void, judgeEnd(h)...)
 	}
-	void = append(void, judgeWorkloads(workloads, o)...)
+	void = append(void, judgeWorkloads(h, workloads, o)...)
 	more, unfelt := judgeFaults(h)
 	return append(void, more...), unfelt
 }
@@ -38,18 +38,63 @@ func judgeEnd(h *history.History) (void []string) {
 	return void
 }
 
-func judgeWorkloads(workloads []WorkloadResult, o Options) (void []string) {
+// judgeWorkloads: clients got enough done while they worked, for somebody to judge.
+func judgeWorkloads(h *history.History, workloads []WorkloadResult, o Options) (void []string) {
 	if len(workloads) == 0 {
 		return []string{"no workload was run"}
 	}
+	done := workDone(h)
 	for _, w := range workloads {
-		all := w.Counts.OK + w.Counts.Fail + w.Counts.Info + w.Counts.Open
-		if least := max(o.Least, all*o.LeastPercent/100); w.Counts.OK < least {
-			void = append(void, fmt.Sprintf("%s: %d of %d operations succeeded, fewer than %d", w.Name, w.Counts.OK, all, least))
-		}
+		void = append(void, done[w.Name].tooLittle(w.Name, o)...)
 		if len(w.Checkers) == 0 {
 			void = append(void, w.Name+": nothing judges this workload")
 		}
+	}
+	return void
+}
+
+// work is what clients of a workload tried and got done while they worked. Final
+// operations do not count: they come when all is well again, and would make up for a
+// run in which nothing was.
+type work struct {
+	reads, writes, read, written int
+}
+
+func workDone(h *history.History) map[string]work {
+	all := map[string]work{}
+	for i := range h.Ops {
+		o := &h.Ops[i]
+		if o.Final {
+			continue
+		}
+		w := all[o.Workload]
+		switch ok := o.Outcome == history.OK; {
+		case o.Write() && ok:
+			w.writes, w.written = w.writes+1, w.written+1
+		case o.Write():
+			w.writes++
+		case ok:
+			w.reads, w.read = w.reads+1, w.read+1
+		default:
+			w.reads++
+		}
+		all[o.Workload] = w
+	}
+	return all
+}
+
+// tooLittle says of a workload why what was done is not enough to tell.
+func (w work) tooLittle(name string, o Options) (void []string) {
+	all, done := w.reads+w.writes, w.read+w.written
+	if least := max(o.Least, all*o.LeastPercent/100); done < least {
+		return []string{fmt.Sprintf("%s: %d of %d operations succeeded, fewer than %d", name, done, all, least)}
+	}
+	// Of a register that nobody wrote to a thousand reads tell nothing.
+	if w.writes > 0 && w.written == 0 {
+		void = append(void, fmt.Sprintf("%s: none of %d writes succeeded", name, w.writes))
+	}
+	if w.reads > 0 && w.read == 0 {
+		void = append(void, fmt.Sprintf("%s: none of %d reads succeeded", name, w.reads))
 	}
 	return void
 }
@@ -65,6 +110,12 @@ func judgeFaults(h *history.History) (void, unfelt []string) {
 	}
 	if len(kinds) == 0 && slices.ContainsFunc(h.Run.Nemeses, func(n string) bool { return n != "none" }) {
 		void = append(void, "no fault was planned")
+	}
+	for _, name := range h.Run.Nemeses {
+		// What is no kind is a group, of which not all need come.
+		if _, kind := effects[name]; kind && len(kinds) > 0 && !slices.Contains(kinds, name) {
+			void = append(void, fmt.Sprintf("nemesis %s was asked for, and not planned: there was no time for it", name))
+		}
 	}
 	for _, kind := range kinds {
 		came, felt, met := 0, 0, 0
