@@ -49,3 +49,31 @@ func TestRates(t *testing.T) {
 		t.Errorf("rates %v", rates)
 	}
 }
+
+// Who names two kinds of faults gets both, or is told that there is no time.
+func TestAKindThatIsNamedIsPlanned(t *testing.T) {
+	c := valid()
+	c.Nemeses = []string{"cut-halves", "pause-one"}
+	refused := 0
+	for c.Seed = range 20 {
+		c.TimeLimit = 24 * time.Second
+		if s, err := c.plan(false); err != nil || len(s.Kinds()) != 2 {
+			t.Errorf("seed %d: %v %v", c.Seed, s.Kinds(), err)
+		}
+		c.TimeLimit = 12 * time.Second
+		s, err := c.plan(false)
+		if err == nil && len(s.Kinds()) != 2 || err != nil && !strings.Contains(err.Error(), "a time limit of 12s has no room for nemesis ") {
+			t.Errorf("seed %d: %v %v", c.Seed, s.Kinds(), err)
+		}
+		if err != nil {
+			refused++
+		}
+	}
+	if refused == 0 {
+		t.Error("both always fit: nothing was tested")
+	}
+	c.Nemeses = []string{"cut", "pauses"}
+	if s, err := c.plan(false); err != nil || len(s) != 1 {
+		t.Errorf("groups: %v %v", s, err)
+	}
+}

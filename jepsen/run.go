@@ -109,10 +109,21 @@ func (c Config) plan(faultBuild bool) (nemesis.Schedule, error) {
 		return nil, nil
 	}
 	fault, quiet := min(faultLength, c.TimeLimit/3), min(quietLength, c.TimeLimit/4)
-	return nemesis.Plan(nemesis.Config{
+	schedule, err := nemesis.Plan(nemesis.Config{
 		Seed: c.Seed, Nodes: c.names(), Partitions: c.Partitions, Kinds: c.Nemeses, Lab: c.Lab, FaultBuild: faultBuild,
 		Length: c.TimeLimit, Quiet: quiet, Fault: fault, Overlap: overlap,
 	})
+	if err != nil {
+		return nil, err
+	}
+	planned := schedule.Kinds()
+	for _, name := range c.Nemeses {
+		// Of a group not all need come. A kind was asked for.
+		if _, err := nemesis.Find(name); err == nil && !slices.Contains(planned, name) {
+			return nil, fmt.Errorf("a time limit of %v has no room for nemesis %s: it takes about %v for each, and %v more", c.TimeLimit, name, faultLength+quietLength, quietLength)
+		}
+	}
+	return schedule, nil
 }
 
 // versionOf is what the program says of itself, and whether it is built with planted
