@@ -210,7 +210,7 @@ func (l *ledger) enter(o *history.Op) {
 	s := e.at(o.Node, replicas)
 	// A node that reaches no replica can show no more than what it has taken itself.
 	if s != stopped && o.Level == history.Eventual && !o.Write() && !l.own[ownKey{at, o.Node, o.Key}] &&
-		(!e.reaches(o.Node, replicas) || l.lonely(o, at)) {
+		(!e.reaches(o.Node, replicas) || l.lonely(o, at, s)) {
 		s = alone
 	}
 	l.count(o, s)
@@ -228,16 +228,17 @@ func (l *ledger) enter(o *history.Op) {
 
 // lonely: what a node without a replica says of those that it reaches is true, by the
 // contract. None has applied what became of a write that the node has held: then it
-// answers no more from what was before (rule 7), until a replica has caught up. Or
-// they were out of its reach a moment ago, and it has not found them again.
-func (l *ledger) lonely(o *history.Op, at int) bool {
+// answers no more from what was before (rule 7), until a replica has caught up: where
+// they have a quorum, that takes no longer than service may be away. Or they were out
+// of its reach a moment ago, and it has not found them again.
+func (l *ledger) lonely(o *history.Op, at int, s situation) bool {
 	replicas := l.h.Run.Placement[o.Partition]
 	if o.Outcome != history.Fail || slices.Contains(replicas, o.Node) {
 		return false
 	}
 	switch o.Reason {
 	case "SESSION_BEHIND":
-		return true
+		return s != whole && s != majority || o.Invoke-l.epochs[at].from <= l.bound+serviceAllowance
 	case "NO_REPLICA":
 		for at--; at >= 0 && l.epochs[at].until > o.Invoke-reunion; at-- {
 			if !l.epochs[at].reaches(o.Node, replicas) {
@@ -373,6 +374,7 @@ func (l *ledger) sum() *Availability {
 	keys := slices.SortedFunc(maps.Keys(l.service), func(a, b serviceKey) int {
 		return cmp.Or(cmp.Compare(a.epoch, b.epoch), cmp.Compare(a.partition, b.partition), cmp.Compare(a.node, b.node))
 	})
+	l.judgeSteadiness(keys)
 	for len(keys) > 0 {
 		at := keys[0].epoch
 		n := slices.IndexFunc(keys, func(k serviceKey) bool { return k.epoch != at })

@@ -247,6 +247,38 @@ func TestAvailabilityStories(t *testing.T) {
 				refused(o)
 			}
 		}), checker: "ledger", why: "partition 1 was not served at n3 for at least 4.9s"},
+		{name: "now and then one is refused", h: ledgerOf(func(o *history.Op) {
+			if o.Level == history.Linearizable && o.Partition == 1 && o.Invoke/(100*ms)%20 == 0 {
+				refused(o)
+			}
+		})},
+		{name: "service of a partition comes and goes", h: ledgerOf(func(o *history.Op) {
+			if o.Level == history.Linearizable && o.Partition == 1 && o.Invoke/(100*ms)%4 == 0 {
+				refused(o)
+			}
+		}), checker: "ledger", why: "linearizable requests of partition 1 were not served, with a quorum within reach, and more than 4s after"},
+		{name: "service at a node comes and goes", h: ledgerOf(func(o *history.Op) {
+			if o.Level == history.Linearizable && o.Node == "n5" && o.Invoke/(100*ms)%4 == 0 {
+				refused(o)
+			}
+		}), checker: "ledger", why: "linearizable requests at n5 were not served"},
+		{name: "a node that was killed never comes back", h: weather{faults: []history.Band{killed}, length: 45 * time.Second, answer: func(o *history.Op) {
+			if o.Node == "n3" && o.Invoke >= killed.From {
+				o.Outcome, o.Code = history.Info, "unavailable"
+			} else if away(o, killed, 2900*ms) {
+				refused(o)
+			}
+		}}.history(), checker: "ledger", why: "was not answered by n3, which was up and in reach"},
+		{name: "no replica in reach has caught up with a node", h: onCut(func(o *history.Op) {
+			if o.Level == history.Eventual && !o.Write() && o.Node == "n4" && o.Partition == 0 && has(o, cut) {
+				o.Key, o.Outcome, o.Reason = "availability/{0}/of-another", history.Fail, "SESSION_BEHIND"
+			}
+		})},
+		{name: "all is well, and no replica has caught up with a node", h: ledgerOf(func(o *history.Op) {
+			if o.Level == history.Eventual && !o.Write() && o.Node == "n4" && o.Partition == 0 {
+				o.Key, o.Outcome, o.Reason = "availability/{0}/of-another", history.Fail, "SESSION_BEHIND"
+			}
+		}), checker: "ledger", why: "an eventual get was not answered by n4"},
 		{name: "not served after the heal", h: onCut(func(o *history.Op) {
 			if o.Level == history.Linearizable && o.Partition == 1 && o.Invoke > cut.Until {
 				refused(o)

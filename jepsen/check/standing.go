@@ -140,10 +140,14 @@ func epochs(h *history.History) []epoch {
 	return all
 }
 
+// comeback is how long a node that had been stopped may take to answer anything: it
+// starts in seconds. Later it is to blame that it is not there.
+const comeback = 20 * time.Second
+
 // back is when a node that had been stopped answered again: the end of the first
-// operation there, begun since, that was answered.
+// operation there, begun since, that was answered; or when it should have.
 func back(h *history.History, node string, since time.Duration) time.Duration {
-	first := h.Length + 1
+	first := min(h.Length+1, since+comeback)
 	for i := range h.Ops {
 		if o := &h.Ops[i]; o.Node == node && o.Invoke >= since && o.Outcome == history.OK {
 			first = min(first, o.Return)
