@@ -156,7 +156,10 @@ func mutantsTable(rows []mutants.Row, dir string) string {
 	for _, r := range rows {
 		found, by, clean := "no", "-", "clean"
 		if r.Found {
-			found, by = "yes", r.Workload+": "+r.Checker
+			found, by = "yes", r.Checker
+			if r.Workload != "" {
+				by = r.Workload + ": " + by
+			}
 		} else if r.Failed != "" {
 			found = "could not tell"
 		}
