@@ -32,6 +32,9 @@ func newScans(c Config) Generator {
 	if of := c.PartitionOf; of != nil {
 		c.PartitionOf = func(tag string) int { return of(prefix(tag)) }
 	}
+	if of := c.PartitionOf; of != nil {
+		c.PartitionOf = func(tag string) int { return of(prefix(tag)) }
+	}
 	return &scans{
 		random: c.random("scan"), nodes: c.Nodes, keys: newKeys("scan", c, c.Processes/3, 200),
 		writes: make(writes, c.Processes),

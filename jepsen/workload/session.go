@@ -20,7 +20,7 @@ var session = Workload{
 const opsPerSession = 40
 
 // sessions has one session a slot at a time. A guarantee is about one key, so a
-// session stays with two keys, and these it shares with others, whose writes it then
+// session stays with two keys while they last, and these it shares with others, whose writes it then
 // has to see no less than its own.
 type sessions struct {
 	mu     sync.Mutex
@@ -40,7 +40,7 @@ type oneSession struct {
 
 func newSessions(c Config) Generator {
 	return &sessions{
-		random: c.random("session"), nodes: c.Nodes, keys: newKeys("session", c, c.Processes/3, 300),
+		random: c.random("session"), nodes: c.Nodes, keys: newKeys("session", c, c.eachPartition(), 300),
 		slots: make([]oneSession, c.Processes), writes: make(writes, c.Processes),
 	}
 }
@@ -55,8 +55,12 @@ func (s *sessions) Next(slot int) (history.Op, bool) {
 		at.keys = [2]string{s.keys.pick(s.random), s.keys.pick(s.random)}
 	}
 	at.ops++
+	key := &at.keys[s.random.IntN(len(at.keys))]
+	if !s.keys.use(*key) {
+		*key = s.keys.pick(s.random)
+	}
 	o := history.Op{
-		Func: history.Get, Key: at.keys[s.random.IntN(len(at.keys))], Session: at.name,
+		Func: history.Get, Key: *key, Session: at.name,
 		Node: s.nodes[s.random.IntN(len(s.nodes))],
 	}
 	if s.random.IntN(2) == 0 {

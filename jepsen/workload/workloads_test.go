@@ -36,14 +36,24 @@ func TestSessionsHop(t *testing.T) {
 		t.Errorf("%d sessions", len(of))
 	}
 	for name, s := range of {
-		if name == "" || len(s.nodes) != len(config.Nodes) || len(s.levels) != 3 || len(s.keys) > 2 || len(s.slots) != 1 || s.writes == 0 {
+		if name == "" || len(s.nodes) != len(config.Nodes) || len(s.levels) != 3 || len(s.keys) > 4 || len(s.slots) != 1 || s.writes == 0 {
 			t.Errorf("session %q: %+v", name, *s)
 		}
 	}
+	operations := map[string]int{}
+	for _, o := range ops {
+		operations[o.Key]++
+	}
 	for key, sessions := range users {
-		if len(sessions) < 2 {
+		if len(sessions) < 2 && operations[key] > opsPerSession {
 			t.Errorf("%s is used by one session", key)
 		}
+		if operations[key] > 300 {
+			t.Errorf("%s has %d operations", key, operations[key])
+		}
+	}
+	if len(users) < 8 {
+		t.Errorf("%d keys", len(users))
 	}
 	for _, o := range final {
 		if of[o.Session] == nil {
@@ -133,6 +143,31 @@ func TestAKeyIsDeletedUntilThatIsAcknowledged(t *testing.T) {
 	}
 	if tries < 10 {
 		t.Errorf("%d tries", tries)
+	}
+}
+
+// What decides where a tag lives is what stands between its braces.
+func TestTagsAreInAllPartitions(t *testing.T) {
+	c := config
+	c.Partitions, c.OpsPerKey = 4, 20
+	c.PartitionOf = func(key string) int {
+		_, tag, _ := strings.Cut(key, "{")
+		tag, _, _ = strings.Cut(tag, "}")
+		sum := 0
+		for _, b := range tag {
+			sum += int(b)
+		}
+		return sum % 4
+	}
+	ops, _ := play(scan, c, 200)
+	in := map[int]int{}
+	for _, o := range ops {
+		in[c.PartitionOf(o.Key)]++
+	}
+	for p := range 4 {
+		if in[p] < len(ops)/8 {
+			t.Errorf("partition %d has %d of %d operations", p, in[p], len(ops))
+		}
 	}
 }
 
