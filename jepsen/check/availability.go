@@ -270,7 +270,7 @@ func (l *ledger) enterEventual(o *history.Op, at int, s situation) {
 		}
 		return
 	}
-	if timedOut(o) && o.Return-o.Invoke < eventualAllowance {
+	if timedOut(o) && o.Return-o.Invoke < eventualAllowance || l.starved(o) {
 		return
 	}
 	l.find(o.Node, fmt.Sprintf("an eventual %s was not answered by %s, which was up and in reach, since %v: %s",
@@ -289,7 +289,7 @@ func (l *ledger) enterLinearizable(o *history.Op, at int, s situation) {
 		l.service[k] = append(l.service[k], o)
 	}
 	switch {
-	case silent(o) && !(timedOut(o) && o.Return-o.Invoke < o.Deadline+serviceAllowance):
+	case silent(o) && !(timedOut(o) && o.Return-o.Invoke < o.Deadline+serviceAllowance) && !l.starved(o):
 		l.find(o.Node, fmt.Sprintf("a linearizable %s was neither answered nor refused by %s, which was up and in reach, within %v, in the %s since %v: %s",
 			o.Func, o.Node, rounded(o.Return-o.Invoke), s, e, failure(o)), o)
 	case s == minority && served(o) && o.Invoke-e.from > e.settles:
@@ -297,6 +297,34 @@ func (l *ledger) enterLinearizable(o *history.Op, at int, s situation) {
 			o.Func, o.Node, rounded(o.Invoke-e.from), e, o.Partition), o)
 	}
 }
+
+// starved: the operation timed out, nothing that its node was asked after the deadline
+// was answered sooner, and something soon after: the node's process did not get to run,
+// or was behind with everything, on a machine that is too busy. One request that
+// hangs is overtaken by others, and a node that hangs does so for longer.
+func (l *ledger) starved(o *history.Op) bool {
+	late := o.Invoke + o.Deadline
+	until := late + starvation
+	if !timedOut(o) || o.Return > until {
+		return false
+	}
+	at, _ := slices.BinarySearchFunc(l.h.Ops, o.Invoke-starvation, func(p history.Op, t time.Duration) int { return cmp.Compare(p.Invoke, t) })
+	after := false
+	for ; at < len(l.h.Ops) && l.h.Ops[at].Invoke < until; at++ {
+		p := &l.h.Ops[at]
+		if p.Node != o.Node || p.Outcome == "" || silent(p) {
+			continue
+		}
+		if p.Invoke >= late && p.Return < o.Return {
+			return false
+		}
+		after = after || p.Return >= o.Return && p.Return < until
+	}
+	return after
+}
+
+// starvation is for how long at most.
+const starvation = 3 * time.Second
 
 // served: a quorum must have had a part in the answer.
 func served(o *history.Op) bool { return o.Outcome == history.OK || o.Mismatch }

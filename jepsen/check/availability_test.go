@@ -597,3 +597,37 @@ func TestTheLedgerKnowsWhoIsLonely(t *testing.T) {
 		}
 	}
 }
+
+// A node that is behind with everything for a moment starves on a busy machine; one
+// whose others overtake a request has let that hang, and one that is silent for long
+// hangs.
+func TestTheLedgerKnowsAStarvedNode(t *testing.T) {
+	for name, c := range map[string]struct {
+		hangs, wakes time.Duration // n4 answers nothing in between
+		only         bool          // one request of all
+		holds        bool
+	}{
+		"behind with everything": {4000 * ms, 5700 * ms, false, true},
+		"one request hangs":      {4000 * ms, 5700 * ms, true, false},
+		"silent for long":        {4000 * ms, 9000 * ms, false, false},
+	} {
+		done := false
+		h := weather{faults: []history.Band{band(0, "clock-jump", time.Second, 9900*ms, "n1")}, length: 12 * time.Second, answer: func(o *history.Op) {
+			if o.Node != "n4" || o.Level != history.Linearizable || o.Invoke < c.hangs || o.Invoke >= c.wakes || c.only && done {
+				if o.Node == "n4" && !c.only && o.Return > c.hangs && o.Return < c.wakes {
+					o.Return = c.wakes
+				}
+				return
+			}
+			if done = true; o.Invoke+1500*ms < c.wakes || c.only {
+				hung(o)
+			} else {
+				o.Return = c.wakes
+			}
+		}}.history()
+		r := Check(h, Options{Least: 1})
+		if (r.Verdict != Violated) != c.holds {
+			t.Errorf("%s: %s", name, r.Sentence)
+		}
+	}
+}
