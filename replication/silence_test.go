@@ -102,6 +102,7 @@ func TestStandingAgainAtOnce(t *testing.T) {
 		defer c.close()
 		c.leader().mustPut("k", "v")
 		n := c.nodes[1]
+		c.eventually("it has the entry, and may win", func() bool { return n.machine.get("k") == "v" })
 		c.fabric.isolate(n.id)
 		c.eventually("a candidate", func() bool { return n.group.raft.State() == raft.Candidate })
 		// It is heard again by one voter, which follows the leader and refuses.
