@@ -8,7 +8,7 @@ import (
 // CheckFates accounts for every eventual write at the end: committed, or
 // superseded and on the list of conflicts, or lost with a node that was removed.
 // So is a committed one that was replaced by one that had not heard of it: it is
-// on that list. Without an [End] there is nothing to check.
+// on that list. Nothing is that was not written. Without an [End] there is nothing to check.
 func CheckFates(h *History) []Violation {
 	if h.End == nil {
 		return nil
@@ -20,6 +20,7 @@ func CheckFates(h *History) []Violation {
 				found = append(found, k.account(w, h.End)...)
 			}
 		}
+		found = append(found, k.unwritten(h.End.Conflicts)...)
 		if !h.End.Dropped {
 			found = append(found, k.replaced(h.End)...)
 		}
@@ -55,6 +56,9 @@ func (k *key) account(w *write, end *End) []Violation {
 		if len(end.Removed) == 0 {
 			return one("it is lost, and no node was removed")
 		}
+		if v := w.Op.Version; v != (Version{}) && !slices.Contains(end.Removed, v.Node) {
+			return one("it is lost, and %s, which took it, was not removed", v.Node)
+		}
 	case Expired:
 		// decided; the record of fates is bounded
 	case Pending:
@@ -65,6 +69,29 @@ func (k *key) account(w *write, end *End) []Violation {
 		}
 	}
 	return nil
+}
+
+// unwritten finds conflicts of values that nobody wrote, or that were refused: such a
+// write has taken part in something.
+func (k *key) unwritten(list []Conflict) []Violation {
+	var found []Violation
+	for _, c := range list {
+		if c.Key != k.name || c.Delete || k.values[c.Value] != nil {
+			continue
+		}
+		var refused []*Op
+		for _, o := range k.ops {
+			if o.Kind == Put && o.Value == c.Value {
+				refused = append(refused, o)
+			}
+		}
+		why := "%s was never written, and is on the list of conflicts"
+		if len(refused) > 0 {
+			why = "%s was refused, and is on the list of conflicts"
+		}
+		found = append(found, violation(ruleFates, k, refused, why, c.Value))
+	}
+	return found
 }
 
 // listed: the write is on the list. The version of one whose answer was not
