@@ -16,7 +16,9 @@
 // # What the history promises
 //
 // A write ends as Fail only if the cluster said that it was not applied, or if
-// nothing was sent; everything else that is no answer is Info. An operation is
-// sent once: nothing here tries again. An operation's NodeID is empty where it is
-// not certain which node has answered under that name.
+// nothing was sent; everything else that is no answer is Info. An operation
+// at a certain node is sent once: nothing here tries again. One that asks no certain
+// node may have been sent several times, by the client that users have: again only
+// if the cluster said that it was not applied. An operation's NodeID is empty where
+// it is not certain which node has answered under that name.
 package jepsen

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
@@ -218,24 +217,18 @@ func (c Config) with(ctx context.Context, file io.Writer, schedule nemesis.Sched
 
 	work, stop := context.WithTimeout(ctx, c.TimeLimit)
 	defer stop()
-	var nemesisFailed error
-	var disturbing sync.WaitGroup
-	disturbing.Go(func() { nemesisFailed = disturb.carryOut(work, disturb.target(work, hosts, nodes)) })
-	watching, unwatch := context.WithCancel(ctx)
-	defer unwatch()
-	var watch sync.WaitGroup
-	watch.Go(func() { _ = run.watchStalls(watching) }) // its failure is the record's
 	p.set("running")
-	workFailed := run.run(work, jobs)
-	disturbing.Wait()
-	unwatch()
-	watch.Wait()
+	others, workFailed := meanwhile(work,
+		func(ctx context.Context) error { return run.run(ctx, jobs) },
+		func(ctx context.Context) error { return disturb.carryOut(ctx, disturb.target(ctx, hosts, nodes)) },
+		run.watchStalls, // its failure is the record's
+	)
 	if err := errors.Join(workFailed, run.failure()); err != nil {
 		return err // of the record: it can not go on
 	}
 	end := c.end(ctx, &ending{run: run, face: clients, awaitReady: nodes.AwaitReady, settle: c.Patience, placement: found.placement}, jobs, p)
-	if nemesisFailed != nil {
-		end.Failed = joined(end.Failed, "nemesis: "+nemesisFailed.Error())
+	if err := others[0]; err != nil {
+		end.Failed = joined(end.Failed, "nemesis: "+err.Error())
 	}
 	p.set("stopping")
 	if err := stopAll(ctx, run, nodes); err != nil {
