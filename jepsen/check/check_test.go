@@ -166,6 +166,18 @@ func TestVoid(t *testing.T) {
 		{"nobody judges", func(h *history.History) { h.Ops[1].Workload = "other" }, "other: nothing judges"},
 		{"fates not asked", func(h *history.History) { h.Ops[0].Receipt = "wr_"; h.End.Asked = false }, "fates"},
 		{"not settled", func(h *history.History) { h.Ops[0].Receipt = "wr_"; h.End.Settled = false }, "tentative"},
+		{"what became of it is forgotten", func(h *history.History) {
+			h.Ops[0].Receipt, h.Fates = "wr_", []history.Fate{{Receipt: "wr_", Fate: "expired"}}
+		}, "forgotten what became of 1 of 1"},
+		{"of a few it may be", func(h *history.History) {
+			h.Ops[0].Receipt, h.Fates = "wr_", append(slices.Repeat([]history.Fate{{Receipt: "wr_", Fate: "committed", Version: "4-1-n1-a"}}, 20), history.Fate{Receipt: "wr_2", Fate: "expired"})
+		}, ""},
+		{"lists of conflicts were full", func(h *history.History) {
+			h.Ops[0].Receipt, h.Fates, h.End.ConflictsDropped = "wr_", []history.Fate{{Receipt: "wr_", Fate: "superseded"}}, true
+		}, "lists of conflicts were full: whether the 1 writes"},
+		{"lists were full, of what nobody here wrote", func(h *history.History) {
+			h.Ops[0].Receipt, h.Fates, h.End.ConflictsDropped = "wr_", []history.Fate{{Receipt: "wr_", Fate: "committed", Version: "4-1-n1-a"}}, true
+		}, ""},
 		{"nothing eventual to ask for", func(h *history.History) { h.End.Asked, h.End.Settled = false, false }, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -112,7 +112,7 @@ func moments(ops []*history.Op) []porcupine.Operation {
 		case o.Outcome == history.Fail:
 			continue
 		case answered(o) && o.Level == history.Bounded:
-			p.Call = int64(max(0, o.Invoke-o.MaxStaleness)) // of any moment since then
+			p.Call = int64(max(0, o.Invoke-age(o))) // of any moment since then
 			open++
 			p.ClientId = -open
 		case answered(o):
@@ -134,6 +134,14 @@ func moments(ops []*history.Op) []porcupine.Operation {
 		of = append(of, p)
 	}
 	return of
+}
+
+// age that a bounded read may be of: what its answer says, if it does.
+func age(o *history.Op) time.Duration {
+	if o.StalenessKnown {
+		return max(0, min(o.Staleness, o.MaxStaleness))
+	}
+	return o.MaxStaleness
 }
 
 // tagModel is the state of a tag: its keys and values, as text in the order of keys.
@@ -205,6 +213,9 @@ func checkScanAnswers(v *View) Judgement {
 			continue
 		}
 		j.Seen++
+		if o.Level == history.Bounded && o.StalenessKnown && o.Staleness > o.MaxStaleness {
+			j.Findings = append(j.Findings, Finding{Key: tag(o), Ops: show(o), Why: fmt.Sprintf("it is %v old, and may be %v old", o.Staleness, o.MaxStaleness)})
+		}
 		entries := o.Entries
 		if o.Func == history.Get && o.Found {
 			entries = []history.Entry{{Key: o.Key, Value: o.Value}}

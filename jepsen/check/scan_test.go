@@ -49,6 +49,8 @@ func TestScanStories(t *testing.T) {
 		{name: "two moments of two scans", h: told(tagPut("a", "1", 0, 9), tagPut("b", "2", 0, 9), scanned("b=2", 1, 8), scanned("a=1", 1, 8)), checker: "one moment", why: "no moments"},
 		{name: "a bounded one of two moments", h: told(a, b, tagPut("a", "3", 4, 5), tagPut("b", "4", 6, 7), scanned("a=1 b=4", 8, 9, within(60, 1))), checker: "one moment", why: "no moments"},
 		{name: "beyond the bound", h: told(a, b, scanned("a=1", 9, 10, within(4, 3))), checker: "one moment", why: "no moments"},
+		{name: "older than it says", h: told(a, b, scanned("a=1", 6, 7, within(4, 1))), checker: "one moment", why: "no moments"},
+		{name: "it says that it is too old", h: told(a, b, scanned("a=1 b=2", 6, 7, within(4, 5))), checker: "answers", why: "it is 5s old, and may be 4s old"},
 		{name: "a deleted key", h: told(a, tagDel("a", 2, 3), scanned("a=1", 4, 5)), checker: "one moment", why: "no moments"},
 		{name: "a get behind a scan", h: told(a, tagPut("a", "2", 2, 9), scanned("a=2", 3, 4), tagGet("a", "1", 5, 6)), checker: "one moment", why: "no moments"},
 		{name: "out of order", h: told(a, b, scanned("b=2 a=1", 5, 6)), checker: "answers", why: "comes after"},

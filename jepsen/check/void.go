@@ -35,6 +35,31 @@ func judgeEnd(h *history.History) (void []string) {
 	if !h.End.Settled {
 		void = append(void, "tentative writes were left at the end")
 	}
+	return append(void, judgeFates(h)...)
+}
+
+// forgettable is one in how many fates the cluster may have forgotten: its record of
+// them is bounded.
+const forgettable = 20
+
+// judgeFates: a cluster that has forgotten what became of its writes, or that they
+// were superseded, can not be held to what it should have remembered.
+func judgeFates(h *history.History) (void []string) {
+	expired, superseded := 0, 0
+	for _, f := range h.Fates {
+		switch f.Fate {
+		case "expired":
+			expired++
+		case "superseded":
+			superseded++
+		}
+	}
+	if expired*forgettable > len(h.Fates) {
+		void = append(void, fmt.Sprintf("the cluster has forgotten what became of %d of %d eventual writes", expired, len(h.Fates)))
+	}
+	if h.End.ConflictsDropped && superseded > 0 {
+		void = append(void, fmt.Sprintf("lists of conflicts were full: whether the %d writes that were superseded were all listed nobody knows", superseded))
+	}
 	return void
 }
 
