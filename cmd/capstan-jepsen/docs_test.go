@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/capstan-kv/capstan/jepsen/mutants"
 )
 
 // docs/jepsen.md names every workload and nemesis, and none that is not there.
@@ -49,4 +51,22 @@ func TestDocsNameWhatThereIs(t *testing.T) {
 	l := allLists()
 	compare("Workloads", section("Workloads"), l.Workloads)
 	compare("Nemeses", section("Nemeses"), l.Nemeses, l.Groups)
+}
+
+// docs/jepsen.md has a row for every mutant, and for no other.
+func TestDocsHaveEveryMutant(t *testing.T) {
+	page, err := os.ReadFile("../../docs/jepsen.md")
+	must(t, err)
+	_, section, _ := strings.Cut(string(page), "\n| fault | what is done wrong |")
+	section, _, _ = strings.Cut(section, "\n\n")
+	var told, there []string
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z-]+)` \\|").FindAllStringSubmatch(section, -1) {
+		told = append(told, m[1])
+	}
+	for _, m := range mutants.All() {
+		there = append(there, m.Fault)
+	}
+	if !slices.Equal(told, there) {
+		t.Errorf("docs/jepsen.md has %q, there are %q", told, there)
+	}
 }
