@@ -184,11 +184,11 @@ func (c Config) record(ctx context.Context, file io.Writer, schedule nemesis.Sch
 		return err
 	}
 	defer func() { failed = errors.Join(failed, clients.close()) }()
-	return c.with(ctx, file, schedule, version, hosts, nodes, clients)
+	return c.with(ctx, file, schedule, version, faultBuild, hosts, nodes, clients)
 }
 
 // with carries the test out on a cluster that does not run yet.
-func (c Config) with(ctx context.Context, file io.Writer, schedule nemesis.Schedule, version string, hosts lab.Lab, nodes *cluster.Cluster, clients *asked) error {
+func (c Config) with(ctx context.Context, file io.Writer, schedule nemesis.Schedule, version string, faultBuild bool, hosts lab.Lab, nodes *cluster.Cluster, clients *asked) error {
 	p := &progress{config: c, phase: "starting"}
 	defer p.tell()()
 	start, cancel := context.WithTimeout(ctx, startPatience)
@@ -209,6 +209,11 @@ func (c Config) with(ctx context.Context, file io.Writer, schedule nemesis.Sched
 	header.Began, header.Placement, header.ReplicationFactor = began.UTC(), found.placement, found.replicationFactor
 	if err := run.write(history.Event{Type: history.TypeRun, Run: header}); err != nil {
 		return err
+	}
+	if missed := schedule.Missed(c.Nemeses, c.Lab, faultBuild); len(missed) > 0 {
+		if err := run.write(history.Event{Type: history.TypeNote, Note: "no time to disturb by " + strings.Join(missed, ", ")}); err != nil {
+			return err
+		}
 	}
 	disturb := &faults{run: run, face: clients, schedule: schedule}
 	jobs := c.jobs()

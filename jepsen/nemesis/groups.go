@@ -3,6 +3,8 @@ package nemesis
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/capstan-kv/capstan/jepsen/lab"
 )
@@ -90,6 +92,24 @@ func deal(asked []string, l lab.Kind, faultBuild bool) (cards []card, failed err
 		}
 	}
 	return cards, failed
+}
+
+// Missed are those of the kinds that were asked for, by name or in a group of which
+// each comes, and of groups of which any one does, that the schedule has nothing of:
+// there was no time for them.
+func (s Schedule) Missed(asked []string, l lab.Kind, faultBuild bool) (missed []string) {
+	cards, err := deal(asked, l, faultBuild)
+	if err != nil {
+		return nil // nothing was planned
+	}
+	planned := s.Kinds()
+	for _, some := range cards {
+		if !slices.ContainsFunc(some, func(k Kind) bool { return slices.Contains(planned, k.Name) }) {
+			missed = append(missed, strings.Join(called(some), " or "))
+		}
+	}
+	slices.Sort(missed)
+	return slices.Compact(missed)
 }
 
 // Available says which of the kinds and groups cannot be done in a lab of a kind,

@@ -372,3 +372,21 @@ func bent(kind string, offset, drift int64) Event {
 	e.Bend.ClockOffsetMillis, e.Bend.ClockDriftPPM = offset, drift
 	return e
 }
+
+func TestMissed(t *testing.T) {
+	s := Schedule{{Kind: "cut-one"}, {Kind: "kill-one"}, {Kind: "cut-one"}}
+	for asked, want := range map[string]string{
+		"cut-one,kill-one":        "",
+		"cut-one,cut-halves,wipe": "[cut-halves wipe]",
+		"cut,kill":                "",
+		"pause":                   "[pause-leader or pause-majority or pause-one]",
+		"kills":                   "[kill-all kill-leader kill-minority rolling-restart]",
+		"kills,kill-all":          "[kill-all kill-leader kill-minority rolling-restart]",
+		"cut-one,links":           "[duplicate lossy narrow slow]",
+		"clocks,cut-one":          "", // they cannot be done at all, and nothing is planned
+	} {
+		if got := s.Missed(strings.Split(asked, ","), lab.Namespaces, false); want == "" && len(got) > 0 || want != "" && fmt.Sprint(got) != want {
+			t.Errorf("%s: %v, want %s", asked, got, want)
+		}
+	}
+}
