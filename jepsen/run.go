@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -77,11 +76,11 @@ func Run(ctx context.Context, c Config) (*Outcome, error) {
 		return nil, err
 	}
 	c.Dir = dir
-	version, faultBuild, err := versionOf(ctx, c.Binary)
+	program, err := AskProgram(ctx, c.Binary)
 	if err != nil {
 		return nil, err
 	}
-	schedule, err := c.plan(faultBuild)
+	schedule, err := c.plan(program.Faults)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +91,7 @@ func Run(ctx context.Context, c Config) (*Outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = c.record(ctx, file, schedule, version, faultBuild)
+	err = c.record(ctx, file, schedule, program)
 	if err := errors.Join(err, file.Close()); err != nil {
 		return nil, err
 	}
@@ -125,29 +124,8 @@ func (c Config) plan(faultBuild bool) (nemesis.Schedule, error) {
 	return schedule, nil
 }
 
-// versionOf is what the program says of itself, and whether it is built with planted
-// faults.
-func versionOf(ctx context.Context, binary string) (version string, faultBuild bool, err error) {
-	path, err := filepath.Abs(binary)
-	if err != nil {
-		return "", false, err
-	}
-	out, err := exec.CommandContext(ctx, path, "version", "-o", "json").Output()
-	if err != nil {
-		return "", false, fmt.Errorf("%s version: %w", path, err)
-	}
-	var said struct {
-		Version, Revision string
-		Faults            bool
-	}
-	if err := json.Unmarshal(out, &said); err != nil {
-		return "", false, fmt.Errorf("%s version: %w", path, err)
-	}
-	return strings.TrimSpace(said.Version + " " + said.Revision), said.Faults, nil
-}
-
 // record carries the test out and records it.
-func (c Config) record(ctx context.Context, file io.Writer, schedule nemesis.Schedule, version string, faultBuild bool) (failed error) {
+func (c Config) record(ctx context.Context, file io.Writer, schedule nemesis.Schedule, program Program) (failed error) {
 	if err := writeFile(filepath.Join(c.Dir, ScheduleFile), schedule.Write); err != nil {
 		return err
 	}
@@ -161,7 +139,7 @@ func (c Config) record(ctx context.Context, file io.Writer, schedule nemesis.Sch
 	}
 	defer func() { failed = errors.Join(failed, hosts.Close()) }()
 	nodes, err := cluster.New(cluster.Config{
-		Lab: hosts, Binary: c.Binary, Dir: c.Dir, Env: c.Env, FaultBuild: faultBuild, Volatile: schedule.Volatile(),
+		Lab: hosts, Binary: c.Binary, Dir: c.Dir, Env: c.Env, FaultBuild: program.Faults, Volatile: schedule.Volatile(),
 		Args: append([]string{"--partitions", fmt.Sprint(c.Partitions), "--replication-factor", fmt.Sprint(c.ReplicationFactor)}, c.Args...),
 	})
 	if err != nil {
@@ -184,11 +162,11 @@ func (c Config) record(ctx context.Context, file io.Writer, schedule nemesis.Sch
 		return err
 	}
 	defer func() { failed = errors.Join(failed, clients.close()) }()
-	return c.with(ctx, file, schedule, version, faultBuild, hosts, nodes, clients)
+	return c.with(ctx, file, schedule, program, hosts, nodes, clients)
 }
 
 // with carries the test out on a cluster that does not run yet.
-func (c Config) with(ctx context.Context, file io.Writer, schedule nemesis.Schedule, version string, faultBuild bool, hosts lab.Lab, nodes *cluster.Cluster, clients *asked) error {
+func (c Config) with(ctx context.Context, file io.Writer, schedule nemesis.Schedule, program Program, hosts lab.Lab, nodes *cluster.Cluster, clients *asked) error {
 	p := &progress{config: c, phase: "starting"}
 	defer p.tell()()
 	start, cancel := context.WithTimeout(ctx, startPatience)
@@ -205,12 +183,12 @@ func (c Config) with(ctx context.Context, file io.Writer, schedule nemesis.Sched
 	run := &running{
 		caller: clients, record: record, nodes: c.names(), partitions: c.Partitions, opTimeout: c.OpTimeout, ids: found.ids,
 	}
-	header := c.header(schedule, version)
+	header := c.header(schedule, program)
 	header.Began, header.Placement, header.ReplicationFactor = began.UTC(), found.placement, found.replicationFactor
 	if err := run.write(history.Event{Type: history.TypeRun, Run: header}); err != nil {
 		return err
 	}
-	if missed := schedule.Missed(c.Nemeses, c.Lab, faultBuild); len(missed) > 0 {
+	if missed := schedule.Missed(c.Nemeses, c.Lab, program.Faults); len(missed) > 0 {
 		if err := run.write(history.Event{Type: history.TypeNote, Note: "no time to disturb by " + strings.Join(missed, ", ")}); err != nil {
 			return err
 		}
@@ -284,11 +262,11 @@ func stopAll(ctx context.Context, run *running, nodes *cluster.Cluster) error {
 	return err
 }
 
-func (c Config) header(schedule nemesis.Schedule, version string) *history.Run {
+func (c Config) header(schedule nemesis.Schedule, program Program) *history.Run {
 	r := &history.Run{
 		Format: history.Format, Workloads: c.Workloads, Nemeses: c.Nemeses, Seed: c.Seed, TimeLimit: c.TimeLimit, Lab: string(c.Lab),
 		Nodes: c.names(), Partitions: c.Partitions, ElectionTimeout: electionTimeout,
-		Binary: c.Binary, Version: version, Planted: c.Planted, Harness: c.Harness, Command: c.Command,
+		Binary: c.Binary, Version: program.String(), Planted: c.Planted, Harness: c.Harness, Command: c.Command,
 	}
 	for _, e := range schedule {
 		line, _ := json.Marshal(e) // it was written to a file before

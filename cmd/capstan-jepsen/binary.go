@@ -2,12 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/capstan-kv/capstan/jepsen"
 )
 
 // findBinary is the program to test: the one that is named, else that of a name
@@ -37,13 +38,9 @@ func findBinary(named, usual string) (string, error) {
 // canPlant says why a binary cannot have a fault planted: it would run without, and
 // nobody would know.
 func canPlant(ctx context.Context, binary, fault string) error {
-	out, err := exec.CommandContext(ctx, binary, "version", "-o", "json").Output()
+	said, err := jepsen.AskProgram(ctx, binary)
 	if err != nil {
-		return usageErrorf("%s version: %w", binary, err)
-	}
-	var said struct{ Plantable []string }
-	if err := json.Unmarshal(out, &said); err != nil {
-		return usageErrorf("%s version: %w", binary, err)
+		return usageErrorf("%w", err)
 	}
 	switch {
 	case len(said.Plantable) == 0:

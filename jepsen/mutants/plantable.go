@@ -2,42 +2,30 @@ package mutants
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"os/exec"
-	"path/filepath"
 	"slices"
+
+	"github.com/capstan-kv/capstan/jepsen"
 )
 
 // plantable checks that a program can do wrong what the mutants are about, as it
 // says itself.
 func plantable(ctx context.Context, binary string, mutants []Mutant) error {
-	path, err := filepath.Abs(binary)
+	program, err := jepsen.AskProgram(ctx, binary)
 	if err != nil {
 		return err
 	}
-	out, err := exec.CommandContext(ctx, path, "version", "-o", "json").Output()
-	if err != nil {
-		return fmt.Errorf("%s version: %w", path, err)
-	}
-	return canPlant(path, out, mutants)
+	return canPlant(binary, program, mutants)
 }
 
 // canPlant does it with what the program said.
-func canPlant(path string, said []byte, mutants []Mutant) error {
-	var version struct {
-		Faults    bool
-		Plantable []string
-	}
-	if err := json.Unmarshal(said, &version); err != nil {
-		return fmt.Errorf("%s version: %w", path, err)
-	}
-	if !version.Faults {
-		return fmt.Errorf("%s is no fault build (make build-faults makes one): no fault can be planted in it", path)
+func canPlant(binary string, program jepsen.Program, mutants []Mutant) error {
+	if !program.Faults {
+		return fmt.Errorf("%s is no fault build (make build-faults makes one): no fault can be planted in it", binary)
 	}
 	for _, m := range mutants {
-		if !slices.Contains(version.Plantable, m.Fault) {
-			return fmt.Errorf("%s cannot plant %s: it knows %q", path, m.Fault, version.Plantable)
+		if !slices.Contains(program.Plantable, m.Fault) {
+			return fmt.Errorf("%s cannot plant %s: it knows %q", binary, m.Fault, program.Plantable)
 		}
 	}
 	return nil

@@ -5,19 +5,20 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/capstan-kv/capstan/jepsen"
 )
 
 func TestCanPlant(t *testing.T) {
 	some := All()[:2]
-	for said, want := range map[string]string{
-		`{"version":"v1"}`: "no fault build",
-		`{"version":"v1","faults":true,"plantable":["` + some[0].Fault + `"]}`:                         "cannot plant " + some[1].Fault,
-		`{"version":"v1","faults":true,"plantable":["` + some[0].Fault + `","` + some[1].Fault + `"]}`: "",
-		`capstan v1`: "invalid character",
+	for want, program := range map[string]jepsen.Program{
+		"no fault build":                {Version: "v1"},
+		"cannot plant " + some[1].Fault: {Faults: true, Plantable: []string{some[0].Fault}},
+		"":                              {Faults: true, Plantable: []string{some[0].Fault, some[1].Fault}},
 	} {
-		err := canPlant("capstan", []byte(said), some)
+		err := canPlant("capstan", program, some)
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v, want %q", said, err, want)
+			t.Errorf("%+v: %v, want %q", program, err, want)
 		}
 	}
 }
