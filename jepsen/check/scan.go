@@ -53,7 +53,11 @@ func checkMoments(v *View) Judgement {
 				j.Seen++
 			}
 		}
-		switch porcupine.CheckOperationsTimeout(tagModel, moments(ops), v.Options.Patience) {
+		in := moments(ops)
+		if explained(in) {
+			continue
+		}
+		switch porcupine.CheckOperationsTimeout(tagModel, in, v.Options.Patience) {
 		case porcupine.Ok:
 		case porcupine.Illegal:
 			j.Findings = append(j.Findings, Finding{
