@@ -76,7 +76,7 @@ func verdict(r *check.Result, colours bool) string {
 	b.WriteString(word + rest + "\n")
 	for i, f := range r.Findings {
 		if i == mostFindings {
-			fmt.Fprintf(&b, "\nand %d more\n", len(r.Findings)-i)
+			fmt.Fprintf(&b, "\nand %d more\n", max(r.Found(), len(r.Findings))-i)
 			break
 		}
 		more := len(f.Ops) - mostShown

@@ -16,7 +16,7 @@ func sentence(h *history.History, r *Result) string {
 		f := r.Findings[0]
 		f.Ops = nil
 		s := "Violated: " + f.String()
-		if n := found(r) - 1; n > 0 {
+		if n := r.Found() - 1; n > 0 {
 			s += fmt.Sprintf(" (and %d more)", n)
 		}
 		return s + "."
@@ -42,8 +42,8 @@ func sentence(h *history.History, r *Result) string {
 	return s + fmt.Sprintf("; %d checkers found nothing.", checkers)
 }
 
-// found counts all findings, also those that are not shown.
-func found(r *Result) (n int) {
+// Found counts all findings, also those that are not among Findings.
+func (r *Result) Found() (n int) {
 	for _, c := range r.Run {
 		n += c.Found
 	}

@@ -253,6 +253,11 @@ func TestPageIsTheSame(t *testing.T) {
 	if strings.Contains(first, "ZgotmplZ") {
 		t.Error("the template refused to show something")
 	}
+	for _, want := range []string{"And 1956 more findings", "judged 2 500, found 1 958"} {
+		if !strings.Contains(first, want) {
+			t.Errorf("no %q", want)
+		}
+	}
 	if !strings.Contains(first, "Register: register/3 is not linearizable") {
 		t.Error("the sentence is not there, or says the verdict twice")
 	}

@@ -51,7 +51,7 @@ type shown struct {
 func findings(r *check.Result) (told []finding, more int) {
 	for i, f := range r.Findings {
 		if i == mostFindings {
-			return told, len(r.Findings) - i
+			break
 		}
 		t := finding{
 			Head: strings.Join(slices.DeleteFunc([]string{f.Workload, f.Checker}, func(s string) bool { return s == "" }), ": "),
@@ -64,7 +64,7 @@ func findings(r *check.Result) (told []finding, more int) {
 		t.Ops, t.Alone = drawn(ops), len(ops) == 1
 		told = append(told, t)
 	}
-	return told, 0
+	return told, max(len(r.Findings), r.Found()) - len(told)
 }
 
 func drawn(ops []check.Shown) (list []shown) {

@@ -82,7 +82,7 @@ type judged struct {
 }
 
 type judgement struct {
-	Mark, Class, Name, What, Detail, Seen string
+	Mark, Class, Name, What, Detail, Seen, Found string
 }
 
 // fault is one that was carried out, as a line of text.
@@ -268,6 +268,9 @@ func judgements(r *check.Result) (all []judged) {
 				if undecided(r, name, c.Name) {
 					line.Mark, line.Class = "?", "void"
 				}
+			}
+			if c.Found > 0 {
+				line.Found = number(c.Found)
 			}
 			if c.Seen > 0 {
 				line.Seen = number(c.Seen)
