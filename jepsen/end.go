@@ -244,13 +244,21 @@ func (e *ending) conflicts(ctx context.Context) (dropped bool, err error) {
 		}
 	}
 	for _, node := range e.run.nodes {
-		full, err := e.face.conflictsDropped(ctx, node)
+		full, told, err := e.face.conflictsDropped(ctx, node)
+		if err == nil && !told && e.placedAt(node) {
+			err = fmt.Errorf("%s does not tell whether its lists were ever full", node)
+		}
 		if err != nil {
 			return true, err
 		}
 		dropped = dropped || full
 	}
 	return dropped, nil
+}
+
+// placedAt: the node holds replicas, as far as it has kept its disk.
+func (e *ending) placedAt(node string) bool {
+	return !e.run.ids.everGone(node) && slices.ContainsFunc(e.placement, func(at []string) bool { return slices.Contains(at, node) })
 }
 
 // replicas has each node tell what it holds of its partitions.

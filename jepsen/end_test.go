@@ -25,6 +25,7 @@ type quiet struct {
 	removed  []string
 	asked    int
 	full     bool
+	mute     bool // about that
 	fateOf   func(receipt string) (string, error)
 }
 
@@ -67,8 +68,8 @@ func (q *quiet) conflicts(_ context.Context, node string) ([]history.Conflict, e
 	return []history.Conflict{{Key: "a/0", Value: "v", Losing: "0-1-n1-a", Winning: "5-6-n1-a", Cause: "older"}}, q.ask(node)
 }
 
-func (q *quiet) conflictsDropped(_ context.Context, node string) (bool, error) {
-	return q.full && node == "n2", q.ask(node)
+func (q *quiet) conflictsDropped(_ context.Context, node string) (dropped, told bool, err error) {
+	return q.full && node == "n2", !q.mute, q.ask(node)
 }
 
 func (q *quiet) holds(_ context.Context, node string) ([]history.Entry, error) {
@@ -192,8 +193,9 @@ func TestEndThatFails(t *testing.T) {
 		"fate": {func(_ *ending, q *quiet) {
 			q.fateOf = func(string) (string, error) { return "", errors.New("nobody knows") }
 		}, answerOK, "fates: operation 0: nobody knows", func(e history.End) bool { return e.Settled && !e.Asked }},
-		"full lists":       {func(_ *ending, q *quiet) { q.full = true }, answerOK, "", func(e history.End) bool { return e.ConflictsDropped && e.Asked }},
-		"a node is silent": {func(_ *ending, q *quiet) { q.down = map[string]bool{"n2": true} }, answerOK, "n2 is down", func(e history.End) bool { return !e.Asked }},
+		"nobody knows of full lists": {func(_ *ending, q *quiet) { q.mute = true }, answerOK, "does not tell whether its lists were ever full", func(e history.End) bool { return e.ConflictsDropped && !e.Asked }},
+		"full lists":                 {func(_ *ending, q *quiet) { q.full = true }, answerOK, "", func(e history.End) bool { return e.ConflictsDropped && e.Asked }},
+		"a node is silent":           {func(_ *ending, q *quiet) { q.down = map[string]bool{"n2": true} }, answerOK, "n2 is down", func(e history.End) bool { return !e.Asked }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -332,13 +334,13 @@ func TestPlaced(t *testing.T) {
 }
 
 func TestDropped(t *testing.T) {
-	for text, want := range map[string]bool{
-		"capstan_conflicts_dropped_total{partition=\"1\"} 0\ncapstan_conflicts_dropped_total{partition=\"2\"} 0\n":     false,
-		"capstan_conflicts_dropped_total{partition=\"1\"} 0\ncapstan_conflicts_dropped_total{partition=\"2\"} 1e+06\n": true,
-		"capstan_conflicts{partition=\"1\"} 4\n": false,
+	for text, want := range map[string][2]bool{
+		"capstan_conflicts_dropped_total{partition=\"1\"} 0\ncapstan_conflicts_dropped_total{partition=\"2\"} 0\n":     {false, true},
+		"capstan_conflicts_dropped_total{partition=\"1\"} 0\ncapstan_conflicts_dropped_total{partition=\"2\"} 1e+06\n": {true, true},
+		"capstan_conflicts{partition=\"1\"} 4\n": {},
 	} {
-		if got, err := dropped(strings.NewReader(text)); err != nil || got != want {
-			t.Errorf("%q: %v, %v", text, got, err)
+		if full, told, err := dropped(strings.NewReader(text)); err != nil || want != [2]bool{full, told} {
+			t.Errorf("%q: %v, %v, %v", text, full, told, err)
 		}
 	}
 }

@@ -23,8 +23,9 @@ type face interface {
 	// fate waits up to wait for a write to be decided.
 	fate(ctx context.Context, node, receipt string, wait time.Duration) (fate, version string, err error)
 	conflicts(ctx context.Context, node string) ([]history.Conflict, error)
-	// conflictsDropped reports whether a list that the node holds was ever full.
-	conflictsDropped(ctx context.Context, node string) (bool, error)
+	// conflictsDropped reports whether a list that the node holds was ever full. It is
+	// not told by a node that holds none.
+	conflictsDropped(ctx context.Context, node string) (dropped, told bool, err error)
 	// holds are all entries as an eventual read of the node gives them.
 	holds(ctx context.Context, node string) ([]history.Entry, error)
 	// remove takes a node out of the cluster, with the writes that only it held.
@@ -157,33 +158,35 @@ const (
 	maxMetrics    = 16 << 20 // bytes
 )
 
-func (a *asked) conflictsDropped(ctx context.Context, node string) (bool, error) {
+func (a *asked) conflictsDropped(ctx context.Context, node string) (full, told bool, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, a.urls[node]+"/metrics", nil)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	answer, err := web.Do(request)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
-		return false, errors.New(answer.Status)
+		return false, false, errors.New(answer.Status)
 	}
 	return dropped(io.LimitReader(answer.Body, maxMetrics))
 }
 
-// dropped reports whether, by a node's metrics, a list of conflicts was ever full.
-func dropped(metrics io.Reader) (bool, error) {
+// dropped reports whether, by a node's metrics, a list of conflicts was ever full, and
+// whether they speak of any.
+func dropped(metrics io.Reader) (full, told bool, err error) {
 	lines := bufio.NewScanner(metrics)
 	for lines.Scan() {
 		name, rest, _ := strings.Cut(lines.Text(), "{")
 		if name != droppedMetric {
 			continue
 		}
+		told = true
 		if i := strings.LastIndexByte(rest, ' '); i >= 0 && rest[i+1:] != "0" {
-			return true, nil
+			return true, true, nil
 		}
 	}
-	return false, lines.Err()
+	return false, told, lines.Err()
 }
