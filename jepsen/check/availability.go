@@ -110,7 +110,7 @@ func checkAvailability(v *View) Judgement {
 	h := v.History
 	l := &ledger{
 		h: h, epochs: epochs(h), bound: serviceTimeouts * h.Run.ElectionTimeout,
-		rows: map[rowKey]*tally{}, service: map[serviceKey][]*history.Op{}, own: map[ownKey]bool{},
+		rows: map[rowKey]*tally{}, service: map[serviceKey][]*history.Op{}, own: map[ownKey]time.Duration{},
 	}
 	if len(h.Run.Placement) == 0 || l.bound <= 0 {
 		return Judgement{Void: []string{"availability: where the replicas are, or the election timeout, is not recorded"}}

@@ -200,6 +200,18 @@ func TestAvailabilityStories(t *testing.T) {
 				refused(o)
 			}
 		}), checker: "ledger", why: "an eventual get was not answered by n2"},
+		{name: "a node is still taking what it does not show", h: onCut(func(o *history.Op) {
+			if o.Level != history.Eventual || o.Node != "n2" || o.Partition != 1 || !has(o, cut) {
+				return
+			}
+			if o.Outcome, o.Reason = history.OK, ""; o.Invoke < cut.From+2*time.Second { // the first write, and reads meanwhile
+				if o.Write() {
+					o.Return = cut.From + 2100*ms
+				} else {
+					refused(o)
+				}
+			}
+		})},
 		{name: "an eventual one is refused for no reason", h: ledgerOf(func(o *history.Op) {
 			if o.Level == history.Eventual && o.Invoke == 3*time.Second {
 				refused(o)

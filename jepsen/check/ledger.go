@@ -43,8 +43,9 @@ type ledger struct {
 	rows   map[rowKey]*tally
 	// service are the linearizable operations where there was a quorum.
 	service map[serviceKey][]*history.Op
-	// own keys a node has taken an eventual write of in an epoch.
-	own map[ownKey]bool
+	// own keys a node has taken an eventual write of in an epoch, and since when the
+	// first was acknowledged.
+	own map[ownKey]time.Duration
 	// slow has an entry for each partition that a fault interrupted.
 	slow []slow
 
@@ -66,7 +67,7 @@ func (l *ledger) enter(o *history.Op) {
 	replicas := l.h.Run.Placement[o.Partition]
 	s := e.at(o.Node, replicas)
 	// A node that reaches no replica can show no more than what it has taken itself.
-	if s != stopped && o.Level == history.Eventual && !o.Write() && !l.own[ownKey{at, o.Node, o.Key}] &&
+	if s != stopped && o.Level == history.Eventual && !o.Write() && !l.tookBefore(o, at) &&
 		(!e.reaches(o.Node, replicas) || l.lonely(o, at, s)) {
 		s = alone
 	}
@@ -81,6 +82,13 @@ func (l *ledger) enter(o *history.Op) {
 		l.enterLinearizable(o, at, s)
 	case history.Bounded: // it may be refused, once its bound is used up
 	}
+}
+
+// tookBefore: the node had acknowledged an eventual write of the key, in this epoch, when
+// the operation began. One that was under way then need not be seen.
+func (l *ledger) tookBefore(o *history.Op, at int) bool {
+	first, some := l.own[ownKey{at, o.Node, o.Key}]
+	return some && first < o.Invoke
 }
 
 // lonely: what a node without a replica says of those that it reaches is true, by the
@@ -123,7 +131,10 @@ func (l *ledger) enterEventual(o *history.Op, at int, s situation) {
 	l.judged(&l.eventual, s)
 	if o.Outcome == history.OK {
 		if o.Write() {
-			l.own[ownKey{at, o.Node, o.Key}] = true
+			k := ownKey{at, o.Node, o.Key}
+			if first, some := l.own[k]; !some || o.Return < first {
+				l.own[k] = o.Return
+			}
 		}
 		return
 	}
