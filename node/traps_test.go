@@ -162,7 +162,13 @@ func TestSnapshotSettlesWhatItHolds(t *testing.T) {
 		w.heal()
 		leader.mustBecome(lost.GetReceipt(), capstanv1.Fate_FATE_SUPERSEDED)
 		leader.mustBecome(kept.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
-		n3.mustRead(ask{level: eventual}, key, "won")
+		// Until the snapshot is there, n3 shows what it took itself.
+		w.eventually(time.Minute, "n3 has what the others have", func() error {
+			if r, err := n3.read(ask{level: eventual}, key); err != nil || string(r.GetValue()) != "won" {
+				return fmt.Errorf("it shows %q, %w", r.GetValue(), err)
+			}
+			return nil
+		})
 		n3.mustRead(ask{level: eventual}, other, "kept")
 		w.awaitNoBacklog()
 	}, g.guard)
