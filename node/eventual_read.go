@@ -301,7 +301,7 @@ func (h *replica) meets(ctx context.Context, log *storage.TentativeLog, w want) 
 		cancel()
 		if err != nil {
 			applied, _ = h.state.Applied()
-			return behind(h.partition, err, fmt.Sprintf("it has seen entry %d, %s has applied %d", index, h.servedBy, applied))
+			return behind(h.partition, err, fmt.Sprintf("entry %d was seen, %s has applied %d", index, h.servedBy, applied))
 		}
 	}
 	if len(w.dots) == 0 {

@@ -105,7 +105,7 @@ func (h *replica) current(ctx context.Context, read committedRead, past *session
 		cancel()
 		if err != nil {
 			applied, _ := h.state.Applied()
-			return 0, behind(h.partition, err, fmt.Sprintf("it has seen entry %d, %s has applied %d", index, h.servedBy, applied))
+			return 0, behind(h.partition, err, fmt.Sprintf("entry %d was seen, %s has applied %d", index, h.servedBy, applied))
 		}
 	}
 }

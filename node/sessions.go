@@ -259,17 +259,18 @@ func dots(ranges []storage.DotRange) *storage.DotSet {
 	return set
 }
 
-// behind is the refusal of a request whose session's past has not arrived.
+// behind is the refusal of a request that must see more than has arrived here: its
+// session's past, or what the node that was asked has shown before.
 func behind(p partition.ID, cause error, what string) *replication.Error {
 	var e *replication.Error
 	if errors.As(cause, &e) && e.Reason != replication.Deadline {
 		told := *e
-		told.Message = fmt.Sprintf("the session's past in partition %d is not here: %s: %s", p, what, e.Message)
+		told.Message = fmt.Sprintf("what must be seen of partition %d is not here: %s: %s", p, what, e.Message)
 		return &told
 	}
 	return &replication.Error{
 		Reason: replication.SessionBehind, Outcome: replication.NotApplied, Err: cause,
-		Message: fmt.Sprintf("the session's past in partition %d is not here: %s", p, what),
+		Message: fmt.Sprintf("what must be seen of partition %d is not here: %s", p, what),
 		Try:     "again, another node, or without the session for any answer",
 	}
 }
