@@ -224,11 +224,11 @@ func TestOwnWriteDoesNotHideWhatTheSessionSaw(t *testing.T) {
 		holders, others := w.holders(p)
 		m, key := others[0], keyIn(p, 4, 1)
 		clocks.set(holders[0], time.Hour)
-		fast := holders[0].mustWrite(ask{level: eventual}, key, "fast")
+		fast := holders[0].mustWrite(ask{level: eventual, acks: 3}, key, "fast")
 		holders[0].mustBecome(fast.GetReceipt(), 2)
+		w.awaitNoBacklog() // every replica has it committed
 		me := &talk{}
 		m.mustRead(ask{level: eventual, talk: me}, key, "fast")
-		w.awaitNoBacklog()
 		w.cut(m)
 		m.awaitAlone()
 		slow := m.mustWrite(ask{level: eventual}, key, "slow") // another client

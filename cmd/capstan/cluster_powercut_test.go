@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
 	"github.com/capstan-kv/capstan/api/client"
 	"github.com/capstan-kv/capstan/storage/fault"
 	"github.com/capstan-kv/capstan/storage/fault/bend"
@@ -69,14 +70,18 @@ func TestClusterPowerCutAfterEventualWrites(t *testing.T) {
 	t.Parallel()
 	c := startVolatile(t, 3, "")
 	var all []string
+	receipts := map[*serving][]string{}
 	for round := range 3 {
 		for i, n := range c.nodes {
 			keys := numbered(fmt.Sprintf("power/%d/%d/", round, i), 10)
-			n.eventually(1, keys...)
+			receipts[n] = n.eventually(1, keys...)
 			all = append(all, keys...)
 		}
 		c.cutPower()
 		c.untilReady(c.nodes...)
+		for _, n := range c.nodes {
+			n.become(capstanv1.Fate_FATE_COMMITTED, receipts[n]...)
+		}
 		for _, n := range c.nodes {
 			n.holds(client.Linearizable(), all...)
 		}
