@@ -1,0 +1,20 @@
+package storage
+
+import "errors"
+
+// What a node finds when its own files contradict each other. The node that meets
+// one of these errors must not go on as if nothing had happened: see
+// docs/durability.md.
+var (
+	// ErrStateBesideLog means that the applied state of one replica does not belong
+	// to its Raft log: the state has applied an entry that the log holds with another
+	// term, or does not hold at all. Only that replica is wrong; it must serve nothing.
+	ErrStateBesideLog = errors.New("the applied state does not belong to the Raft log")
+	// ErrLogLost means that the log database, or the Raft log of the control group,
+	// ends below what this node has acknowledged. Its votes are in doubt: the node
+	// must stop, and its data directory must be emptied.
+	ErrLogLost = errors.New("acknowledged entries are lost")
+	// ErrDamaged means that a file on which votes depend (marks, control.bolt) is not
+	// what this node wrote. The node must stop, and its data directory must be emptied.
+	ErrDamaged = errors.New("damaged file")
+)
