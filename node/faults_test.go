@@ -34,6 +34,7 @@ var caughtBy = map[fault.Fault]tests{
 	fault.ReadUnconfirmed:       {replicas, "TestCutLeaderDoesNotAnswerStale"},
 	fault.VerifyLeader:          {replicas, "TestNonvotersDoNotCount"},
 	fault.FreshLeader:           {replicas, "TestFreshLeaderReadsWhatWasAcknowledged"},
+	fault.CommitUncompared:      {replicas, "TestFollowerCommitsOnlyWhatTheRequestHolds"},
 	fault.RetryUnknown:          {here, "TestRouterRetries"},
 	fault.SessionIgnored:        {here, "TestSessions"},
 	fault.SnapshotWithoutDots:   {here, "TestSnapshotHasTheRecordOfPromotedDots"},

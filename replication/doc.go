@@ -23,6 +23,8 @@
 //     within its bound and is applied (bounded.go).
 //   - A replica stands for election out of turn only where a quorum of voters
 //     says that it hears no leader (failover.go).
+//   - An append names a commit index only up to the last entry that it compares
+//     with the follower's log (patience.go).
 //   - A follower is told of commits only by naming (index, term) pairs that
 //     the leader has applied (notice.go).
 //

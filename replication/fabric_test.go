@@ -213,6 +213,11 @@ type fabricTransport struct {
 	consumer chan raft.RPC
 	stalled  atomic.Pointer[func() bool]
 	appends  atomic.Int64 // append requests sent, heartbeats excepted
+	// encoding, if set, is called when the library encodes this node's address, on
+	// the goroutine that is about to send something.
+	encoding atomic.Pointer[func()]
+	// sending, if set, sees each append but heartbeats, on the goroutine that sends it.
+	sending atomic.Pointer[func(to raft.ServerAddress)]
 
 	heardMu   sync.Mutex
 	heardTerm uint64
@@ -304,6 +309,9 @@ func (t *fabricTransport) AppendEntries(_ raft.ServerID, to raft.ServerAddress, 
 		}
 	} else {
 		t.appends.Add(1)
+		if f := t.sending.Load(); f != nil {
+			(*f)(to)
+		}
 	}
 	req := *args
 	a, err := t.rpc(to, &req, nil)
@@ -362,12 +370,17 @@ func (t *fabricTransport) Inject(command any) (any, error) {
 	}
 }
 
-func (t *fabricTransport) SetStalled(f func() bool)                                { t.stalled.Store(&f) }
-func (t *fabricTransport) Consumer() <-chan raft.RPC                               { return t.consumer }
-func (t *fabricTransport) LocalAddr() raft.ServerAddress                           { return t.addr }
-func (t *fabricTransport) EncodePeer(_ raft.ServerID, a raft.ServerAddress) []byte { return []byte(a) }
-func (t *fabricTransport) DecodePeer(b []byte) raft.ServerAddress                  { return raft.ServerAddress(b) }
-func (t *fabricTransport) SetHeartbeatHandler(func(raft.RPC))                      {}
+func (t *fabricTransport) SetStalled(f func() bool)      { t.stalled.Store(&f) }
+func (t *fabricTransport) Consumer() <-chan raft.RPC     { return t.consumer }
+func (t *fabricTransport) LocalAddr() raft.ServerAddress { return t.addr }
+func (t *fabricTransport) EncodePeer(_ raft.ServerID, a raft.ServerAddress) []byte {
+	if f := t.encoding.Load(); f != nil {
+		(*f)()
+	}
+	return []byte(a)
+}
+func (t *fabricTransport) DecodePeer(b []byte) raft.ServerAddress { return raft.ServerAddress(b) }
+func (t *fabricTransport) SetHeartbeatHandler(func(raft.RPC))     {}
 func (t *fabricTransport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
 	return nil, raft.ErrPipelineReplicationNotSupported
 }

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/capstan-kv/capstan/storage/fault"
 )
 
 // patient is a transport that does not try to send the log to a peer from
@@ -28,6 +30,12 @@ var errNothingToSend = errors.New("leadership or the peer's membership ended whi
 
 func (p patient) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	heartbeat := args.PrevLogEntry == 0 && len(args.Entries) == 0 && args.LeaderCommitIndex == 0
+	// Raft's follower commits at most up to the last entry that the request compares with
+	// its log. The library's commits up to the last entry of its own log (raft.go:1591),
+	// and the commit index here may be younger than the rest of the request.
+	if compared := args.PrevLogEntry + uint64(len(args.Entries)); !fault.On(fault.CommitUncompared) {
+		args.LeaderCommitIndex = min(args.LeaderCommitIndex, compared)
+	}
 	if !heartbeat {
 		if err := p.wait(id, args.Term); err != nil {
 			return err

@@ -300,7 +300,9 @@ func (l *link) await(o *outgoing, r *reply, closed <-chan struct{}, timeout <-ch
 }
 
 // AppendEntries implements raft.Transport. Of entries over [MaxMessage] it
-// sends, and leaves in args, the first ones: Raft sends the rest next.
+// sends, and leaves in args, the first ones: Raft sends the rest next. The commit index
+// is then at most that of the last entry sent: a follower must not commit entries that
+// the request does not compare with its log.
 func (g *GroupTransport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	if len(args.Entries) == 0 && g.mute() {
 		return ErrStalled
@@ -312,7 +314,10 @@ func (g *GroupTransport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, a
 	if err != nil {
 		return err
 	}
-	args.Entries = args.Entries[:n]
+	if n < len(args.Entries) {
+		args.Entries = args.Entries[:n]
+		args.LeaderCommitIndex = min(args.LeaderCommitIndex, args.PrevLogEntry+uint64(n))
+	}
 	return g.request(id, rpcAppendEntries, bulk, func(b []byte) []byte { return appendAppendEntries(b, args) }, resp)
 }
 

@@ -150,6 +150,29 @@ func TestEveryRPCArrivesAsItWasSent(t *testing.T) {
 	})
 }
 
+// Of entries that do not fit into one message the first ones travel, with a commit index
+// that does not name any of the others.
+func TestAppendThatDoesNotFitCommitsOnlyWhatIsSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := memnet.New()
+		a, b := start(t, network, "a", nil), start(t, network, "b", nil)
+		r := storage.Replica{Group: 5, Generation: 1}
+		ga, gb := a.Group(r), b.Group(r)
+		var got *raft.AppendEntriesRequest
+		defer serve(gb, func(rpc raft.RPC) { got = rpc.Command.(*raft.AppendEntriesRequest); success(rpc) })()
+		request := &raft.AppendEntriesRequest{RPCHeader: raftHeader(ServerID("a", 1)), Term: 7, PrevLogEntry: 3, PrevLogTerm: 2, LeaderCommitIndex: 6}
+		for i := range uint64(3) {
+			request.Entries = append(request.Entries, &raft.Log{Index: 4 + i, Term: 7, Data: make([]byte, MaxMessage/5*2)})
+		}
+		if err := ga.AppendEntries(ServerID("b", 1), "", request, new(raft.AppendEntriesResponse)); err != nil {
+			t.Fatal(err)
+		}
+		if len(got.Entries) != 2 || got.LeaderCommitIndex != 5 || len(request.Entries) != 2 {
+			t.Errorf("%d entries behind 3 arrived with commit index %d; %d are left", len(got.Entries), got.LeaderCommitIndex, len(request.Entries))
+		}
+	})
+}
+
 func TestOtherGenerationsAreNotServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := memnet.New()

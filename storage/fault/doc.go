@@ -58,6 +58,9 @@ const (
 	RetryUnknown Fault = "retry-unknown"
 	// SessionIgnored answers requests as if they came without a session.
 	SessionIgnored Fault = "session-ignored"
+	// CommitUncompared has a leader send its commit index as it is, beyond the entries
+	// that the request compares with the follower's log.
+	CommitUncompared Fault = "commit-uncompared"
 	// SnapshotWithoutDots leaves the record of promoted dots out of a snapshot.
 	SnapshotWithoutDots Fault = "snapshot-without-dots"
 )
@@ -67,5 +70,5 @@ var All = []Fault{
 	SkipBase, IncumbentBase, ForgetDot, ReuseDot, ForgetEarly, DropHint, SessionEarly,
 	TokenWithoutBase, TokenWithoutTimestamp, PromoteTwice, FarFuture, FloorIgnored,
 	AckBeforeFsync, ReadUnconfirmed, VerifyLeader, FreshLeader, RetryUnknown, SessionIgnored,
-	SnapshotWithoutDots,
+	CommitUncompared, SnapshotWithoutDots,
 }
