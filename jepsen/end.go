@@ -59,7 +59,12 @@ func (e *ending) carryOut(ctx context.Context, final []history.Op, phase func(st
 		defer cancel()
 		return e.awaitReady(ctx)
 	})
-	step("removing", func() (err error) { end.Removed, err = e.remove(ctx); return err })
+	step("removing", func() (err error) {
+		if end.Removed, err = e.remove(ctx); err == nil {
+			end.Joined, err = e.joined(ctx)
+		}
+		return err
+	})
 	if end.Settled = step("settling", func() error { return e.awaitSettled(ctx) }); !end.Settled {
 		end.Tentative = e.tentative(ctx)
 	}
@@ -95,6 +100,27 @@ func (e *ending) remove(ctx context.Context) (removed []string, err error) {
 		err = errors.Join(err, e.anyNode(ctx, 0, func(node string) error { return e.face.remove(ctx, node, id) }))
 	}
 	return removed, err
+}
+
+// joined are the nodes that took the places of those whose disks were emptied.
+func (e *ending) joined(ctx context.Context) (joined []string, err error) {
+	if len(e.run.ids.allGone()) == 0 {
+		return nil, nil
+	}
+	err = e.anyNode(ctx, 0, func(node string) error {
+		status, err := e.face.status(ctx, node)
+		if err != nil {
+			return err
+		}
+		joined = nil
+		for _, n := range status.GetNodes() {
+			if e.run.ids.everGone(n.GetName()) && !e.run.ids.gone(n.GetName(), n.GetId()) {
+				joined = append(joined, n.GetId())
+			}
+		}
+		return nil
+	})
+	return joined, err
 }
 
 // awaitSettled waits until no write is tentative and every replica has applied all

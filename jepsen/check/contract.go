@@ -103,7 +103,7 @@ func ending(h *history.History) (*contract.End, *Finding) {
 	if h.End == nil || !h.End.Asked || !h.End.Settled {
 		return nil, nil
 	}
-	end := &contract.End{Fates: map[string]contract.Fate{}, Dropped: h.End.ConflictsDropped, Removed: h.End.Removed}
+	end := &contract.End{Fates: map[string]contract.Fate{}, Dropped: h.End.ConflictsDropped, Removed: h.End.Removed, Joined: h.End.Joined}
 	for _, f := range h.Fates {
 		fate := contract.Fate{Kind: fateKinds[f.Fate]}
 		if fate.Kind == contract.Pending && unstored(&h.Ops[f.Op]) {
@@ -123,7 +123,11 @@ func ending(h *history.History) (*contract.End, *Finding) {
 	}
 	for _, c := range h.Conflicts {
 		losing, err1 := version(c.Losing)
-		winning, err2 := version(c.Winning)
+		var winning contract.Version // none: it lost to the floor
+		var err2 error
+		if c.Winning != "" {
+			winning, err2 = version(c.Winning)
+		}
 		if err := cmp.Or(err1, err2); err != nil {
 			return nil, &Finding{Key: c.Key, Why: "a conflict: " + err.Error()}
 		}

@@ -30,6 +30,11 @@ var (
 		What:  "what is read was written, by a write that had begun and was not refused; each write is committed once, as one version",
 		Check: byContract(unbounded(contract.CheckAnswers), answeredRead),
 	}
+	deleteSuperseded = Checker{
+		Workload: "delete", Name: "superseded",
+		What:  "each eventual write that lost had not heard of a linearizable one, or is older, and its receipt names the winner that the list of conflicts names",
+		Check: byContract(unbounded(contract.CheckSuperseded), received),
+	}
 	deleteFates = Checker{
 		Workload: "delete", Name: "fates",
 		What:  "each acknowledged eventual write is committed, or superseded and on the list of conflicts",

@@ -28,6 +28,7 @@ func TestDeleteStories(t *testing.T) {
 		{name: "not deleted", h: told(a, gone, d.get("a", 4, 5)), checker: "linearizable", why: "no order"},
 		{name: "won over the delete", h: told(old, gone, d.get("e", 6, 7, at("9-3-n2-a"))), checker: "overwrites", why: "overwrote"},
 		{name: "never written", h: told(a, gone, d.get("z", 4, 5, eventual)), checker: "answers", why: "never written"},
+		{name: "superseded by what it had heard of", h: listed(fated(told(d.put("e", 0, 1, at("0-3-n2-a"), receipt("wr_1", 8), node("n2")), gone), superseded)), checker: "superseded", why: "its base is 8"},
 		{name: "superseded, unlisted", h: fated(told(old, gone), superseded), checker: "fates", why: "no list"},
 	})
 }

@@ -20,6 +20,11 @@ var (
 		What:  "each acknowledged write is committed, or superseded and on the list of conflicts",
 		Check: byContract(unbounded(contract.CheckFates), received),
 	}
+	eventualSuperseded = Checker{
+		Workload: "eventual", Name: "superseded",
+		What:  "each eventual write that lost had not heard of a linearizable one, or is older, and its receipt names the winner that the list of conflicts names",
+		Check: byContract(unbounded(contract.CheckSuperseded), received),
+	}
 	eventualOrder = Checker{
 		Workload: "eventual", Name: "order",
 		What:  "of two writes the one with the higher timestamp wins",

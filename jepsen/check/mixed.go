@@ -35,6 +35,11 @@ var (
 		What:  "each acknowledged eventual write is committed, or superseded and on the list of conflicts",
 		Check: byContract(unbounded(contract.CheckFates), received),
 	}
+	mixedSuperseded = Checker{
+		Workload: "mixed", Name: "superseded",
+		What:  "each eventual write that lost had not heard of a linearizable one, or is older, and its receipt names the winner that the list of conflicts names",
+		Check: byContract(unbounded(contract.CheckSuperseded), received),
+	}
 	mixedConverged = Checker{
 		Workload: "mixed", Name: "converged",
 		What:  "in the end all nodes show the same, and it is what a linearizable read gives",

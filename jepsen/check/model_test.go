@@ -40,7 +40,11 @@ type modelState struct {
 	w       *modelWrite // nil: nothing was ever written
 	index   int
 	lastLin int
+	lin     *modelWrite // the linearizable write of index lastLin
 }
+
+// linearizable is the state right after the last linearizable write.
+func (s modelState) linearizable() modelState { return modelState{s.lin, s.lastLin, s.lastLin, s.lin} }
 
 func (s modelState) there() bool { return s.w != nil && s.w.Func == history.Put }
 
@@ -399,18 +403,18 @@ func (m *model) append(w *modelWrite) int {
 	next := old
 	switch lost := m.loses(old, w); {
 	case w.Level != history.Eventual:
-		next = modelState{w, index, index}
+		next = modelState{w, index, index, w}
 	case w.fate == "superseded":
 	case lost && old.w != w:
 		w.fate, w.winner = "superseded", old
 		cause := "older"
-		if int(w.Base) < old.lastLin {
-			cause = "stale-base"
+		if int(w.Base) < old.lastLin || m.fault == "base-forgotten" && old.lastLin > 0 {
+			cause, w.winner = "stale-base", old.linearizable()
 		}
-		m.list(w, old, cause)
+		m.list(w, w.winner, cause)
 	default:
 		w.fate = "committed"
-		next = modelState{w, index, old.lastLin}
+		next = modelState{w, index, old.lastLin, old.lin}
 		if old.w != nil && old.w != w && old.w.Level == history.Eventual && int(w.Base) < old.index && w.node != old.w.node {
 			m.list(old.w, next, "older")
 		}
@@ -434,6 +438,8 @@ func (m *model) loses(s modelState, w *modelWrite) bool {
 	switch {
 	case s.w == nil, m.fault == "tombstone-dropped" && s.w.Func == history.Delete:
 		return false
+	case m.fault == "base-forgotten" && s.lastLin > 0:
+		return true
 	case int(w.Base) < s.lastLin && m.fault != "base-ignored":
 		return true
 	case s.w.Level != history.Eventual:
@@ -457,7 +463,7 @@ func (m *model) local(n *modelNode, key string) modelState {
 	s := n.states[key]
 	for _, w := range n.held {
 		if w.Key == key && !m.loses(s, w) {
-			s = modelState{w, 0, s.lastLin}
+			s = modelState{w, 0, s.lastLin, s.lin}
 		}
 	}
 	return s
@@ -515,6 +521,7 @@ func TestFaultsOfTheModelAreFound(t *testing.T) {
 		"forgotten-early":   "session own writes, mixed own writes, eventual own writes",
 		"lost-hint":         "mixed fates, eventual fates, session fates, delete fates",
 		"unlisted":          "mixed fates, eventual fates",
+		"base-forgotten":    "mixed superseded, delete superseded, session superseded",
 		"diverged":          "mixed converged, eventual converged",
 		"too-stale":         "mixed versions, staleness bound, staleness age, scan one moment",
 		"session-ignored":   "session read your writes, session monotonic reads, session monotonic writes, session writes follow reads",

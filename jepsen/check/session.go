@@ -26,6 +26,11 @@ var (
 		What:  "an eventual read sees what the node that answers it has taken, whosever it is",
 		Check: byContract(unbounded(contract.CheckNodes), answeredRead),
 	}
+	sessionSuperseded = Checker{
+		Workload: "session", Name: "superseded",
+		What:  "each eventual write that lost had not heard of a linearizable one, or is older, and its receipt names the winner that the list of conflicts names",
+		Check: byContract(unbounded(contract.CheckSuperseded), received),
+	}
 	sessionFates = Checker{
 		Workload: "session", Name: "fates",
 		What:  "each acknowledged eventual write is committed, or superseded and on the list of conflicts",

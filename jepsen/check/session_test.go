@@ -47,6 +47,12 @@ func TestSessionStories(t *testing.T) {
 		{name: "another session may be behind", h: told(a, b, s.get("a", 4, 5, in("t"), at("4-1-n1-a"), eventual))},
 		{name: "at the same time may be behind", h: told(a, s.put("b", 2, 9, in("s"), at("5-2-n1-a")), s.get("a", 3, 4, in("s"), at("4-1-n1-a"), eventual))},
 		{name: "refused, being behind", h: told(a, b, s.get("", 4, 5, in("s"), eventual, failed))},
+		{
+			name: "superseded by a write that nobody made", h: conflict(fated(told(a,
+				s.put("c", 4, 5, in("s"), at("0-7-n2-a"), receipt("wr_1", 3), node("n2"))),
+				history.Fate{Receipt: "wr_1", Fate: "superseded", Version: "8-9-n1-a"}), "session/0", "c", "0-7-n2-a", "8-9-n1-a", "stale-base"),
+			checker: "superseded", why: "which nobody wrote",
+		},
 		{name: "own write not seen", h: told(a, b, s.get("a", 4, 5, in("s"), at("4-1-n1-a"), eventual)), checker: "read your writes", why: "session s knows b"},
 		{
 			name: "own tentative write not seen at another node", h: told(a,

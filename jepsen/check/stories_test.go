@@ -121,6 +121,12 @@ func conflict(h *history.History, key, value, losing, winning, cause string) *hi
 	return h
 }
 
+// withJoined: nodes became members while clients were at work.
+func withJoined(h *history.History, ids ...string) *history.History {
+	h.End.Joined = ids
+	return h
+}
+
 func TestEventualStories(t *testing.T) {
 	e := of("eventual")
 	a := e.put("a", 0, 1, eventually, at("0-10-n1-a"))
@@ -135,6 +141,7 @@ func TestEventualStories(t *testing.T) {
 	tell(t, "eventual", []story{
 		{name: "both, and all agree", h: both(told(a, b, e.get("b", 4, 5, eventually, tentative, at("0-20-n2-a"), askedAt("n2")), end("b", "6-20-n2-a"), end("b", "6-20-n2-a", eventually, askedAt("n3"))))},
 		{name: "superseded, and listed", h: conflict(fate(fate(told(a, b, end("b", "6-20-n2-a")), "a", "superseded", "6-20-n2-a"), "b", "committed", "6-20-n2-a"), "eventual/0", "a", "0-10-n1-a", "6-20-n2-a", "older")},
+		{name: "the receipt names another winner", h: conflict(fate(fate(told(a, b, end("b", "6-20-n2-a")), "a", "superseded", "7-20-n2-a"), "b", "committed", "6-20-n2-a"), "eventual/0", "a", "0-10-n1-a", "6-20-n2-a", "older"), checker: "superseded", why: "the list says 6-20-n2-a"},
 		{name: "nodes disagree", h: both(told(a, b, end("b", "6-20-n2-a"), end("a", "5-10-n1-a", eventually, askedAt("n3")))), checker: "converged", why: "n1 shows b"},
 		{name: "a node has nothing", h: both(told(a, b, end("b", "6-20-n2-a"), end("", "", eventually, askedAt("n3")))), checker: "converged", why: "n3 shows nothing"},
 		{name: "one value of two versions", h: both(told(a, b, end("b", "6-20-n2-a"), end("b", "7-20-n2-a", eventually, askedAt("n3")))), checker: "converged", why: "7-20"},
@@ -190,6 +197,9 @@ func TestMixedStories(t *testing.T) {
 	tell(t, "mixed", []story{
 		{name: "an eventual write replaces what it had heard of", h: won(told(a, b, m.get("b", 8, 9, at("5-20-n2-a")), end("b", "5-20-n2-a")))},
 		{name: "one that had not loses", h: lost(told(a, late, m.get("a", 8, 9, at("4-10-n1-a")), end("a", "4-10-n1-a")))},
+		{name: "one that had heard of it loses", h: conflict(fate(told(a, b, end("a", "4-10-n1-a")), "b", "superseded", "4-10-n1-a"), "mixed/0", "b", "0-20-n2-a", "4-10-n1-a", "stale-base"), checker: "superseded", why: "its base is 4"},
+		{name: "below the floor, and nobody left", h: conflict(fate(told(late, end("", "")), "late", "superseded", ""), "mixed/0", "late", "0-30-n3-a", "", "stale-base"), checker: "superseded", why: "was a member"},
+		{name: "below the floor, and it joined late", h: withJoined(conflict(fate(told(late, end("", "")), "late", "superseded", ""), "mixed/0", "late", "0-30-n3-a", "", "stale-base"), "n3-a")},
 		{name: "one that had not wins", h: fate(told(a, late, m.get("late", 8, 9, at("5-30-n3-a")), end("late", "5-30-n3-a")), "late", "committed", "5-30-n3-a"), checker: "rule 6", why: "had heard of 3 only"},
 		{name: "one that had been taken before wins", h: fate(told(m.put("b", 0, 1, eventually, heard(9), at("0-20-n2-a")), m.put("a", 2, 3, at("4-10-n1-a")), m.get("b", 8, 9), end("b", "5-20-n2-a")), "b", "committed", "5-20-n2-a"), checker: "rule 6", why: "began later"},
 		{name: "it comes and goes", h: won(told(a, b, m.get("b", 8, 9), m.get("a", 10, 11), end("b", "5-20-n2-a"))), checker: "rule 13", why: "no order"},

@@ -273,9 +273,56 @@ func TestRule6(t *testing.T) {
 		{name: "lower over higher", ops: []Op{ePut("e", 0, 1, at(0, 2)), ePut("f", 0, 1, on("n2", 0, 1), heard(5)), get("e", 2, 3, at(5, 2)), get("f", 4, 5, on("n2", 6, 1))}, bad: "replaced e"},
 		{name: "lower, with a linearizable one between", ops: []Op{ePut("e", 0, 1, at(0, 9)), put("a", 2, 3, at(6, 1)), ePut("f", 4, 5, at(0, 2), heard(6))}, end: fates(map[string]Fate{"e": committed(5, 9), "f": committed(7, 2)})},
 		{name: "lower, with one between that nobody saw", ops: []Op{ePut("e", 0, 1, at(0, 9)), put("a", 2, 3, unknown), ePut("f", 4, 5, at(0, 2), heard(6))}, end: fates(map[string]Fate{"e": committed(5, 9), "f": committed(7, 2)})},
-		{name: "older than what it lost to", ops: []Op{ePut("e", 0, 1, at(0, 1))}, end: &End{Conflicts: []Conflict{conflict("e", 1, 5, 2)}}},
-		{name: "newer than what it lost to", ops: []Op{ePut("e", 0, 1, at(0, 3))}, end: &End{Conflicts: []Conflict{conflict("e", 3, 5, 2)}}, bad: "said to be older"},
-		{name: "a linearizable write that lost", ops: []Op{put("a", 0, 1, at(4, 1))}, end: &End{Conflicts: []Conflict{conflict("a", 1, 5, 2)}}, bad: "linearizable write is said to have lost"},
+	})
+}
+
+func TestSuperseded(t *testing.T) {
+	fig := put("fig", 0, 1, at(5, 10))
+	date := ePut("date", 3, 4, at(0, 20), heard(3))
+	stale := func(c Conflict) Conflict { c.StaleBase = true; return c }
+	floor := Conflict{Key: "k", Value: "date", Losing: Version{0, 20, "n1"}, StaleBase: true}
+	lostTo := func(v Version) Fate { return Fate{Superseded, v} }
+	end := func(fate Version, conflicts ...Conflict) *End {
+		return &End{Fates: map[string]Fate{"date": lostTo(fate)}, Conflicts: conflicts}
+	}
+	higher := ePut("kiwi", 0, 1, on("n2", 0, 30), heard(3))
+	tell(t, CheckSuperseded, []story{
+		{name: "nobody looked", ops: []Op{fig, date}},
+		{name: "had not heard of the linearizable write", ops: []Op{fig, date}, end: end(Version{5, 10, "n1"}, stale(conflict("date", 20, 5, 10)))},
+		{name: "had heard of the write that it lost to", ops: []Op{fig, ePut("date", 3, 4, at(0, 20), heard(7))},
+			end: end(Version{5, 10, "n1"}, stale(conflict("date", 20, 5, 10))), bad: "its base is 7"},
+		{name: "what it had heard of is not known", ops: []Op{fig, ePut("date", 3, 4, at(0, 20), heard(7), unknown)},
+			end: end(Version{5, 10, "n1"}, stale(conflict("date", 20, 5, 10)))},
+		{name: "had not heard of an eventual write", ops: []Op{higher, date},
+			end: end(Version{5, 30, "n2"}, stale(Conflict{Key: "k", Value: "date", Losing: Version{0, 20, "n1"}, Winning: Version{5, 30, "n2"}})), bad: "is an eventual one"},
+		{name: "older than an eventual write", ops: []Op{higher, date},
+			end: end(Version{5, 30, "n2"}, Conflict{Key: "k", Value: "date", Losing: Version{0, 20, "n1"}, Winning: Version{5, 30, "n2"}})},
+		{name: "older than an eventual write, by the node", ops: []Op{ePut("kiwi", 0, 1, on("n2", 0, 20)), date},
+			end: end(Version{5, 20, "n2"}, Conflict{Key: "k", Value: "date", Losing: Version{0, 20, "n1"}, Winning: Version{5, 20, "n2"}})},
+		{name: "newer than the write it lost to", ops: []Op{ePut("kiwi", 0, 1, on("n2", 0, 10)), date},
+			end: end(Version{5, 10, "n2"}, Conflict{Key: "k", Value: "date", Losing: Version{0, 20, "n1"}, Winning: Version{5, 10, "n2"}}), bad: "said to be older"},
+		{name: "older than a linearizable write", ops: []Op{put("fig", 0, 1, at(5, 30)), date},
+			end: end(Version{5, 30, "n1"}, conflict("date", 20, 5, 30)), bad: "no clock decides"},
+		{name: "a linearizable write that lost", ops: []Op{fig, higher}, end: &End{Conflicts: []Conflict{conflict("fig", 10, 6, 30)}}, bad: "linearizable write is said to have lost"},
+		{name: "below the floor, and no node was removed", ops: []Op{date}, end: end(Version{}, floor), bad: "was a member from the start to the end"},
+		{name: "below the floor, and another node was removed", ops: []Op{date},
+			end: &End{Fates: map[string]Fate{"date": lostTo(Version{})}, Conflicts: []Conflict{floor}, Removed: []string{"n2"}}, bad: "was a member"},
+		{name: "below the floor, with a removed node", ops: []Op{date},
+			end: &End{Fates: map[string]Fate{"date": lostTo(Version{})}, Conflicts: []Conflict{floor}, Removed: []string{"n1"}}},
+		{name: "below the floor, of a node that joined later", ops: []Op{date},
+			end: &End{Fates: map[string]Fate{"date": lostTo(Version{})}, Conflicts: []Conflict{floor}, Joined: []string{"n1"}}},
+		{name: "older than nothing", ops: []Op{date},
+			end: end(Version{}, Conflict{Key: "k", Value: "date", Losing: Version{0, 20, "n1"}}), bad: "older than nothing"},
+		{name: "the receipt and the list disagree", ops: []Op{fig, date}, end: end(Version{77, 77, "n9"}, stale(conflict("date", 20, 5, 10))), bad: "the list says 5-10-n1"},
+		{name: "the receipt names another index", ops: []Op{fig, date}, end: end(Version{6, 10, "n1"}, stale(conflict("date", 20, 5, 10))), bad: "lost to 6-10-n1"},
+		{name: "both name a winner that nobody wrote", ops: []Op{fig, date}, end: end(Version{77, 77, "n9"}, stale(Conflict{Key: "k", Value: "date", Losing: Version{0, 20, "n1"}, Winning: Version{77, 77, "n9"}})), bad: "which nobody wrote"},
+		{name: "the winner may be a write whose answer was not heard", ops: []Op{put("fig", 0, 1, unknown), date}, end: end(Version{77, 77, "n9"}, stale(Conflict{Key: "k", Value: "date", Losing: Version{0, 20, "n1"}, Winning: Version{77, 77, "n9"}}))},
+		{name: "dropped from the list, and the receipt's winner was never written", ops: []Op{fig, date},
+			end: &End{Fates: map[string]Fate{"date": lostTo(Version{77, 77, "n9"})}, Dropped: true}, bad: "which nobody wrote"},
+		{name: "replaced by a write that had not heard of it", ops: []Op{date, ePut("kiwi", 5, 6, on("n2", 0, 30), heard(3))},
+			end: &End{Fates: map[string]Fate{"date": committed(5, 20), "kiwi": {Committed, Version{6, 30, "n2"}}}, Conflicts: []Conflict{{Key: "k", Value: "date", Losing: Version{5, 20, "n1"}, Winning: Version{6, 30, "n2"}}}}},
+		{name: "replaced by a write that had heard of it, and listed", ops: []Op{date, ePut("kiwi", 5, 6, on("n2", 0, 30), heard(5))},
+			end: &End{Fates: map[string]Fate{"date": committed(5, 20), "kiwi": {Committed, Version{6, 30, "n2"}}}, Conflicts: []Conflict{{Key: "k", Value: "date", Losing: Version{5, 20, "n1"}, Winning: Version{6, 30, "n2"}}}}, bad: "which had heard of 5"},
 	})
 }
 

@@ -15,6 +15,8 @@
 //   - [CheckRule6]: a linearizable write is not overwritten by an eventual one
 //     that had not heard of it, though rule 13 permits it; of eventual writes the
 //     higher timestamp wins.
+//   - [CheckSuperseded]: each write that lost had a reason to lose, and its receipt
+//     and the list of conflicts name the same winner.
 //   - [CheckSessions]: read your writes, monotonic reads, monotonic writes,
 //     writes follow reads.
 //   - [CheckNodes]: an eventual read sees what the node that answers it has taken.

@@ -23,6 +23,7 @@ type modelState struct {
 	w       *modelWrite // nil: nothing was ever written
 	index   uint64
 	lastLin uint64
+	lin     *modelWrite // the linearizable write of index lastLin
 }
 
 type modelNode struct {
@@ -107,27 +108,34 @@ func (m *model) append(w *modelWrite) uint64 {
 	next := old
 	switch lost := m.loses(old, w); {
 	case !w.eventual():
-		next = modelState{w, index, index}
+		next = modelState{w, index, index, w}
 	case w.fate.Kind == Superseded:
 	case lost && old.w != w:
+		stale := w.Base < old.lastLin || m.fault == "base-forgotten" && old.lastLin > 0
 		w.fate = Fate{Superseded, m.version(old.w, old.index)}
-		m.list(w, old, w.Base < old.lastLin)
+		if stale {
+			w.fate.Version = m.version(old.lin, old.lastLin)
+		}
+		m.list(w, w.fate.Version, stale)
+		if m.fault == "wrong-winner" {
+			w.fate.Version.Index++
+		}
 	default:
 		w.fate = Fate{Committed, m.version(w, index)}
-		next = modelState{w, index, old.lastLin}
+		next = modelState{w, index, old.lastLin, old.lin}
 		if old.w != nil && old.w != w && old.w.eventual() && w.Base < old.index && w.Version.Node != old.w.Version.Node {
-			m.list(old.w, next, false)
+			m.list(old.w, m.version(w, index), false)
 		}
 	}
 	m.states = append(m.states, next)
 	return index
 }
 
-func (m *model) list(w *modelWrite, winner modelState, stale bool) {
+func (m *model) list(w *modelWrite, winner Version, stale bool) {
 	if m.fault != "unlisted" {
 		m.end.Conflicts = append(m.end.Conflicts, Conflict{
 			Key: "k", Value: w.Value, Delete: w.Kind == Delete, StaleBase: stale,
-			Losing: w.Version, Winning: m.version(winner.w, winner.index),
+			Losing: w.Version, Winning: winner,
 		})
 	}
 }
@@ -139,6 +147,8 @@ func (m *model) loses(s modelState, w *modelWrite) bool {
 	}
 	last := s.lastLin
 	switch m.fault {
+	case "base-forgotten":
+		return last > 0 || s.w.eventual() && !w.Version.beats(s.w.Version)
 	case "skip-base":
 		last = 0
 	case "incumbent-base":
@@ -186,7 +196,7 @@ func (m *model) local(n *modelNode) modelState {
 	s := m.states[n.applied]
 	for _, w := range n.held {
 		if !m.loses(s, w) {
-			s = modelState{w, 0, s.lastLin}
+			s = modelState{w, 0, s.lastLin, s.lin}
 		}
 	}
 	return s
@@ -346,6 +356,7 @@ func TestFaultsOfTheModelAreFound(t *testing.T) {
 	for _, fault := range []string{
 		"skip-base", "incumbent-base", "older-wins", "promote-twice", "forget-early", "drop-hint", "unlisted",
 		"session-early", "token-without-base", "token-without-timestamp", "too-stale",
+		"base-forgotten", "wrong-winner",
 	} {
 		t.Run(fault, func(t *testing.T) {
 			found, bad := map[string]int{}, 0

@@ -206,6 +206,9 @@ type End struct {
 	Dropped   bool
 	// Removed nodes whose tentative writes were declared lost.
 	Removed []string
+	// Joined are the nodes that became members after the first operation. A floor may
+	// have been above what they had heard of.
+	Joined []string
 }
 
 // History is all that clients did, in any order, and how it ended.
@@ -244,6 +247,7 @@ func Check(h *History, patience time.Duration) []Violation {
 	all = append(all, CheckAnswers(h)...)
 	all = append(all, CheckRule13(h, patience)...)
 	all = append(all, CheckRule6(h)...)
+	all = append(all, CheckSuperseded(h)...)
 	all = append(all, CheckSessions(h)...)
 	all = append(all, CheckNodes(h)...)
 	all = append(all, CheckBounded(h)...)

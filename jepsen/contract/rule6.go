@@ -7,7 +7,7 @@ import (
 
 // CheckRule6 judges what won over what: an eventual write does not win over a
 // linearizable one that its node had not heard of, even indirectly; of eventual
-// writes the higher (timestamp, node) wins; nothing else makes one lose.
+// writes the higher (timestamp, node) wins. [CheckSuperseded] judges what lost.
 //
 // It asks that of bases and indexes as the answers give them and, without
 // believing those, of times: a write that had been acknowledged before a
@@ -17,9 +17,6 @@ func CheckRule6(h *History) []Violation {
 	for _, k := range known(h) {
 		found = append(found, k.overwritten()...)
 		found = append(found, k.unordered()...)
-		if h.End != nil {
-			found = append(found, k.conflicts(h.End.Conflicts)...)
-		}
 	}
 	return found
 }
@@ -94,29 +91,6 @@ func (k *key) unordered() []Violation {
 		if a.eventual() && b.eventual() && a.version.Index < b.version.Index && !b.version.beats(a.version) {
 			found = append(found, violation(rule6, k, []*Op{a.Op, b.Op},
 				"%s of %v replaced %s of %v, which is higher", quoted(b.Op), b.version, quoted(a.Op), a.version))
-		}
-	}
-	return found
-}
-
-// conflicts finds entries that nothing justifies. A stale base can not be
-// judged from here: it may be below the floor of the partition.
-func (k *key) conflicts(list []Conflict) []Violation {
-	var found []Violation
-	for _, c := range list {
-		if c.Key != k.name {
-			continue
-		}
-		for _, w := range k.writes {
-			if w.version.Timestamp != c.Losing.Timestamp || w.version.Node != c.Losing.Node || (w.Kind == Delete) != c.Delete {
-				continue
-			}
-			switch {
-			case w.linearizable():
-				found = append(found, violation(rule6, k, []*Op{w.Op}, "a linearizable write is said to have lost to %v", c.Winning))
-			case !c.StaleBase && !c.Winning.beats(c.Losing):
-				found = append(found, violation(rule6, k, []*Op{w.Op}, "it is said to be older than %v", c.Winning))
-			}
 		}
 	}
 	return found

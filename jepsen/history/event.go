@@ -147,6 +147,8 @@ type End struct {
 	ConflictsDropped bool `json:"conflicts_dropped,omitempty"`
 	// Removed are the ids of nodes whose tentative writes were declared lost.
 	Removed []string `json:"removed,omitempty"`
+	// Joined are the ids of the nodes that became members during the run.
+	Joined []string `json:"joined,omitempty"`
 	// Failed says what of the end could not be carried out.
 	Failed string `json:"failed,omitempty"`
 }
