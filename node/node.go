@@ -92,8 +92,8 @@ type addresses struct{ api, peer, gossip string }
 
 // Open starts a node. It returns once the node listens and has opened what its
 // data directory holds; finding its cluster goes on in the background. ctx
-// bounds the opening only. Errors: *ConfigError, identity.ErrInUse and the
-// other errors of a data directory, and those of listening.
+// bounds the opening only. Errors: *ConfigError, [ErrRefused], identity.ErrInUse
+// and the other errors of a data directory, and those of listening.
 func Open(ctx context.Context, config Config) (_ *Node, err error) {
 	config, err = config.withDefaults()
 	if err != nil {
@@ -372,6 +372,16 @@ func (n *Node) Err() error {
 	default:
 		return nil
 	}
+}
+
+// ErrRefused says that the cluster refuses this node's data directory for good:
+// this start ends, and so does every later one until the directory is emptied.
+var ErrRefused = identity.ErrRefused
+
+// refuse stores the refusal in the data directory and ends the node. by is the
+// node that reported it, reason completes the sentence of [ErrRefused].
+func (n *Node) refuse(by partition.NodeID, reason string) {
+	n.fail(fmt.Errorf("data directory %s: %w", n.config.DataDir, n.identity.Refuse(by, reason)))
 }
 
 func (n *Node) fail(err error) {

@@ -130,6 +130,6 @@ func definite(err error) bool {
 func (n *Node) onTransportEvent(e transport.Event) {
 	n.journal.transport(e)
 	if refused, ok := e.(transport.Refused); ok && errors.Is(refused.Err, transport.ErrRemoved) {
-		n.fail(fmt.Errorf("%s says: %w: start with an empty data directory to come back as a new node", refused.Peer, transport.ErrRemoved))
+		n.refuse(refused.Peer, "node "+string(n.id)+" was removed from the cluster")
 	}
 }

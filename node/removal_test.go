@@ -10,7 +10,6 @@ import (
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
 	"github.com/capstan-kv/capstan/node/control"
 	"github.com/capstan-kv/capstan/replication"
-	"github.com/capstan-kv/capstan/replication/transport"
 )
 
 func (m *machine) remove(name string, forfeit bool) error {
@@ -87,7 +86,7 @@ func TestRemoveNode(t *testing.T) {
 		case <-time.After(time.Minute):
 			t.Fatal("a removed node goes on")
 		}
-		if err := p.Err(); !errors.Is(err, transport.ErrRemoved) {
+		if err := p.Err(); !errors.Is(err, ErrRefused) {
 			t.Errorf("it ended with: %v", err)
 		}
 		for _, m := range w.machines[:2] {
@@ -127,7 +126,7 @@ func TestRemoveNodeThatIsCutOff(t *testing.T) {
 		case <-time.After(time.Minute):
 			t.Fatal("a removed node goes on")
 		}
-		if err := p.Err(); !errors.Is(err, transport.ErrRemoved) {
+		if err := p.Err(); !errors.Is(err, ErrRefused) {
 			t.Errorf("it ended with: %v", err)
 		}
 	})

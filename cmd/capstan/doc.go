@@ -8,5 +8,5 @@
 //
 // Exit status: 0 done; 1 no (not found, condition failed, superseded, expired);
 // 2 usage or invalid argument; 3 failed, not applied; 4 outcome unknown or still
-// pending.
+// pending; 5 (serve) the cluster refuses the data directory for good.
 package main

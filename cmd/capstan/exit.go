@@ -22,6 +22,7 @@ const (
 	exitUsage   = 2 // usage or invalid argument
 	exitFailed  = 3 // failed, not applied
 	exitUnknown = 4 // outcome unknown or still pending
+	exitRefused = 5 // serve: the cluster refuses the data directory for good
 )
 
 // exitError ends the program with a status. Without an error it is silent.

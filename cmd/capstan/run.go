@@ -42,7 +42,7 @@ time.
 
 Exit status: 0 done; 1 no (not found, condition failed, superseded, expired,
 lost); 2 usage or invalid argument; 3 failed, not applied; 4 outcome unknown or still
-pending.`,
+pending; 5 (serve) the cluster refuses the data directory for good.`,
 		Example: `  capstan demo                     # three nodes on this machine
   capstan put cart:42 apple
   capstan get cart:42

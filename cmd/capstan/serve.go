@@ -101,7 +101,7 @@ func (p *program) serve(ctx context.Context, s *serveSettings) error {
 		if refused := (*node.ConfigError)(nil); errors.As(err, &refused) {
 			return usageErrorf("%w", err)
 		}
-		return failuref("%w", err)
+		return serveFailure(err)
 	}
 	api, peer, gossip := running.Addr()
 	logger.Info("serving", "name", s.config.Name, "api", api, "peer", peer, "gossip", gossip)
@@ -117,10 +117,19 @@ func (p *program) serve(ctx context.Context, s *serveSettings) error {
 	}
 	s.forget(ctx)
 	if err != nil {
-		return failuref("%w", err)
+		return serveFailure(err)
 	}
 	logger.Info("stopped")
 	return nil
+}
+
+// serveFailure gives a refused data directory a status of its own: starting the
+// node again cannot help, so that a supervisor should not try.
+func serveFailure(err error) error {
+	if errors.Is(err, node.ErrRefused) {
+		return &exitError{status: exitRefused, err: err}
+	}
+	return failuref("%w", err)
 }
 
 // closeFailed closes a node that has stopped by itself and says why it has. It

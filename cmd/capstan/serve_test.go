@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -153,6 +154,24 @@ func TestServeRefusedByTheNode(t *testing.T) {
 	}
 	if status := run(t.Context(), open, []string{"serve", "--name", "n1", "--data-dir", "d"}, nil, &log, &log); status != 2 || !strings.Contains(log.String(), "error: --zone: 600 bytes") {
 		t.Errorf("status %d: %s", status, &log)
+	}
+}
+
+// A refused data directory has an exit status of its own, whether the node learns
+// of the refusal at its start or later.
+func TestServeRefusedByTheCluster(t *testing.T) {
+	args := []string{"serve", "--name", "n1", "--data-dir", "d"}
+	refusal := fmt.Errorf("data directory d: %w: an older copy", node.ErrRefused)
+	stopped := &noted{done: make(chan struct{}), err: refusal}
+	close(stopped.done)
+	for name, open := range map[string]opener{
+		"at its start": func(context.Context, node.Config) (server, error) { return nil, refusal },
+		"later":        func(context.Context, node.Config) (server, error) { return stopped, nil },
+	} {
+		var log bytes.Buffer
+		if status := run(t.Context(), open, args, nil, &log, &log); status != 5 || !strings.Contains(log.String(), "error: data directory d: ") {
+			t.Errorf("%s: status %d: %s", name, status, &log)
+		}
 	}
 }
 

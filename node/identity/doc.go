@@ -12,6 +12,8 @@
 //   - The start counter is durable before Open returns, so no completed Open ever
 //     sees a count it has seen before, unless an older image of the disk was put
 //     back. Whoever remembers the highest count (the control group) can tell.
+//   - A refusal by the cluster is kept: every later Open fails with it, and is not
+//     counted. Only emptying the directory ends it.
 //   - One process a directory: the file LOCK is held until Close.
 //   - After a crash at any moment the directory opens as it was before or after
 //     the write in flight, or is as if it had never been used. The file is written

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -38,6 +39,9 @@ var (
 	ErrOtherNode = errors.New("data directory belongs to another node")
 	// ErrOtherCluster says that the directory belongs to another cluster already.
 	ErrOtherCluster = errors.New("data directory belongs to another cluster")
+	// ErrRefused says that the cluster refuses the directory, now and at every
+	// later start. The error that wraps it is a *[Refusal].
+	ErrRefused = errors.New("the cluster refuses this data directory")
 	// ErrClosed says that the Identity was closed.
 	ErrClosed = errors.New("identity is closed")
 )
@@ -59,7 +63,8 @@ type Identity struct {
 
 // Open takes the data directory for the node of that name, making it and its
 // identity if it is not there, and counts the start durably. Errors: ErrInUse,
-// ErrNewerFormat, ErrCorrupt, ErrIdentityLost, ErrOtherNode, or the disk's.
+// ErrNewerFormat, ErrCorrupt, ErrIdentityLost, ErrOtherNode, ErrRefused, or the
+// disk's.
 func Open(fsys vfs.FS, dir, name string) (*Identity, error) {
 	if !namePattern.MatchString(name) {
 		return nil, fmt.Errorf("node name %q: 1 to 32 of a-z, 0-9 and inner dashes", name)
@@ -91,6 +96,8 @@ func (id *Identity) start(name string) error {
 		next = record{Format: Format, NodeID: newNodeID(name), Created: time.Now().UTC().Truncate(time.Second)}
 	} else if next.name() != name {
 		return fmt.Errorf("%w: %s belongs to %s, this node is named %s", ErrOtherNode, id.dir, next.NodeID, name)
+	} else if next.Refused != nil {
+		return next.Refused
 	}
 	next.Starts++
 	if err := id.write(next); err != nil {
@@ -119,25 +126,13 @@ func (id *Identity) Created() time.Time { return id.current().Created }
 // first one is kept, durably; another one later is ErrOtherCluster: the node
 // would find nobody of its cluster, and go on alone.
 func (id *Identity) BindLabel(label string) error {
-	id.mu.Lock()
-	defer id.mu.Unlock()
-	switch {
-	case id.closed:
-		return ErrClosed
-	case id.broken != nil:
-		return fmt.Errorf("identity in %s: an earlier write failed: %w", id.dir, id.broken)
-	case id.record.Label == label:
+	return id.change(func(next *record) error {
+		if next.Label != "" && next.Label != label {
+			return fmt.Errorf("%w: %s belongs to a cluster named %q, not %q", ErrOtherCluster, id.dir, next.Label, label)
+		}
+		next.Label = label
 		return nil
-	case id.record.Label != "":
-		return fmt.Errorf("%w: %s belongs to a cluster named %q, not %q", ErrOtherCluster, id.dir, id.record.Label, label)
-	}
-	next := id.record
-	next.Label = label
-	if err := id.write(next); err != nil {
-		id.broken = err
-		return fmt.Errorf("write identity in %s: %w", id.dir, err)
-	}
-	return nil
+	})
 }
 
 // SetCluster makes the node a member of that cluster for good; it is durable when
@@ -149,6 +144,41 @@ func (id *Identity) SetCluster(cluster string) error {
 	if !clusterPattern.MatchString(cluster) {
 		return fmt.Errorf("cluster id %q: 1 to %d of a-z, 0-9 and dashes", cluster, maxClusterIDBytes)
 	}
+	return id.change(func(next *record) error {
+		if next.Cluster != "" && next.Cluster != cluster {
+			return fmt.Errorf("%w: %s (node %s) belongs to %s, not to %s", ErrOtherCluster, id.dir, next.NodeID, next.Cluster, cluster)
+		}
+		next.Cluster = cluster
+		return nil
+	})
+}
+
+// Refuse stores that the cluster refuses this directory, so that every later Open
+// ends with the same error; the first refusal is kept. It returns the *[Refusal]
+// for the caller to stop with, joined with the disk's error if it could not be
+// stored. by is the node that reported it; the reason is cut to 512 bytes.
+func (id *Identity) Refuse(by partition.NodeID, reason string) error {
+	if len(reason) > maxReasonBytes {
+		reason = reason[:maxReasonBytes]
+	}
+	refusal := &Refusal{Reason: strings.ToValidUTF8(reason, "?"), By: by, At: time.Now().UTC().Truncate(time.Second)}
+	err := id.change(func(next *record) error {
+		if next.Refused != nil {
+			refusal = next.Refused
+		}
+		next.Refused = refusal
+		return nil
+	})
+	if err != nil {
+		return errors.Join(refusal, fmt.Errorf("the refusal could not be stored: %w", err))
+	}
+	return refusal
+}
+
+// change stores the record as edit leaves it, unless edit fails or changes
+// nothing. After a failed write the disk holds either record, so every later
+// change fails until the directory is opened again.
+func (id *Identity) change(edit func(*record) error) error {
 	id.mu.Lock()
 	defer id.mu.Unlock()
 	switch {
@@ -156,14 +186,11 @@ func (id *Identity) SetCluster(cluster string) error {
 		return ErrClosed
 	case id.broken != nil:
 		return fmt.Errorf("identity in %s: an earlier write failed: %w", id.dir, id.broken)
-	case id.record.Cluster == cluster:
-		return nil
-	case id.record.Cluster != "":
-		return fmt.Errorf("%w: %s (node %s) belongs to %s, not to %s",
-			ErrOtherCluster, id.dir, id.record.NodeID, id.record.Cluster, cluster)
 	}
 	next := id.record
-	next.Cluster = cluster
+	if err := edit(&next); err != nil || next == id.record {
+		return err
+	}
 	if err := id.write(next); err != nil {
 		id.broken = err
 		return fmt.Errorf("write identity in %s: %w", id.dir, err)

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
 
 func open(t *testing.T, fsys vfs.FS, dir, name string) *Identity {
@@ -109,7 +110,7 @@ func TestWhatIsRefusedAndLeftAlone(t *testing.T) {
 		want       error
 		text       string
 	}{
-		{"newer format", `{"format":2,"node_id":"n1-k3f9","shape":[1]}`, ErrNewerFormat, "format 2"},
+		{"newer format", `{"format":3,"node_id":"n1-k3f9","shape":[1]}`, ErrNewerFormat, "format 3"},
 		{"empty", ``, ErrCorrupt, ""},
 		{"torn", good[:40], ErrCorrupt, ""},
 		{"zeroes", strings.Repeat("\x00", 100), ErrCorrupt, ""},
@@ -162,6 +163,48 @@ func TestADirectoryWithoutItsIdentityIsRefused(t *testing.T) {
 	open(t, fsys, "d", "n1")
 }
 
+// A refusal outlives restarts: a directory that was refused once must not be let
+// in because it was started once more.
+func TestARefusalIsKept(t *testing.T) {
+	fsys := vfs.NewMem()
+	id := open(t, fsys, "d", "n1")
+	first := id.Refuse("n2-abcd", "an older copy")
+	if !errors.Is(first, ErrRefused) || !strings.Contains(first.Error(), "an older copy (n2-abcd said so at ") {
+		t.Fatal(first)
+	}
+	if again := id.Refuse("n3-abcd", "another reason"); again.Error() != first.Error() {
+		t.Fatalf("a second refusal replaced the first: %v", again)
+	}
+	if err := id.Close(); err != nil {
+		t.Fatal(err)
+	}
+	before := fsys.String()
+	for range 2 {
+		if _, err := Open(fsys, "d", "n1"); !errors.Is(err, ErrRefused) || err.Error() != first.Error() {
+			t.Fatalf("a later start: %v, want %v", err, first)
+		}
+	}
+	if fsys.String() != before {
+		t.Fatal("a refused start changed the directory")
+	}
+}
+
+// A refusal that cannot be stored still ends this start.
+func TestARefusalOnAFailingDisk(t *testing.T) {
+	failing := false
+	fsys := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if failing && op.Kind == errorfs.OpFileSync {
+			return errorfs.ErrInjected
+		}
+		return nil
+	}))
+	id := open(t, fsys, "d", "n1")
+	failing = true
+	if err := id.Refuse("n2-abcd", strings.Repeat("é", maxReasonBytes)); !errors.Is(err, ErrRefused) || !errors.Is(err, errorfs.ErrInjected) {
+		t.Fatal(err)
+	}
+}
+
 func TestBadNamesAreRefused(t *testing.T) {
 	for _, name := range []string{"", "-", "a-", "-a", "A", "a_b", "a/b", strings.Repeat("a", 33)} {
 		if _, err := Open(vfs.NewMem(), "d", name); err == nil {
@@ -172,7 +215,8 @@ func TestBadNamesAreRefused(t *testing.T) {
 
 func FuzzDecodeRecord(f *testing.F) {
 	f.Add([]byte(`{"format":1,"node_id":"n1-k3f9","cluster_id":"c1","starts":4,"created":"2026-11-22T10:00:00Z"}`))
-	f.Add([]byte(`{"format":2}`))
+	f.Add([]byte(`{"format":3}`))
+	f.Add([]byte(`{"format":2,"node_id":"n1-k3f9","cluster_id":"c1","starts":4,"created":"2026-11-22T10:00:00Z","refused":{"reason":"older","by":"n2-aaaa","at":"2026-11-22T10:00:00Z"}}`))
 	f.Add([]byte(`{"format":1,"node_id":"n1-k3f9","cluster_id":"","starts":18446744073709551615,"created":"0001-01-01T00:00:00Z"}`))
 	f.Add([]byte(`null`))
 	f.Fuzz(func(t *testing.T, data []byte) {

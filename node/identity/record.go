@@ -12,8 +12,9 @@ import (
 	"github.com/capstan-kv/capstan/partition"
 )
 
-// Format is the newest format of node.json that this version reads and writes.
-const Format = 1
+// Format is the format of node.json that this version writes. It reads format 1
+// too, which has no refusals.
+const Format = 2
 
 const (
 	// maxRecordBytes bounds what is read of node.json: a record is some 200
@@ -22,6 +23,8 @@ const (
 	// maxClusterIDBytes bounds a cluster id, which travels in gossip tags of 512
 	// bytes in all.
 	maxClusterIDBytes = 64
+	// maxReasonBytes bounds a refusal's reason, which another node words.
+	maxReasonBytes = 512
 )
 
 var (
@@ -45,7 +48,28 @@ type record struct {
 	Label   string           `json:"cluster_name,omitempty"`
 	Starts  uint64           `json:"starts"`
 	Created time.Time        `json:"created"`
+	Refused *Refusal         `json:"refused,omitempty"`
 }
+
+// Refusal is the cluster's definite answer that it will never take this
+// directory again.
+type Refusal struct {
+	// Reason completes the sentence "the cluster refuses this data directory:".
+	Reason string `json:"reason"`
+	// By is the node that reported the refusal.
+	By partition.NodeID `json:"by"`
+	// At is when the refusal was stored, in UTC, by the machine's clock.
+	At time.Time `json:"at"`
+}
+
+// Error is the sentence that this start and every later one ends with.
+func (r *Refusal) Error() string {
+	return fmt.Sprintf("%v: %s (%s said so at %s): start with an empty data directory to come back as a new node",
+		ErrRefused, r.Reason, r.By, r.At.Format(time.RFC3339))
+}
+
+// Is reports that a refusal is an [ErrRefused].
+func (r *Refusal) Is(target error) bool { return target == ErrRefused }
 
 func (r record) encode() ([]byte, error) {
 	data, err := json.MarshalIndent(r, "", "  ")
@@ -86,7 +110,10 @@ func decodeRecord(data []byte) (record, error) {
 		return record{}, fmt.Errorf("%w: %q is no cluster id", ErrCorrupt, r.Cluster)
 	case r.Starts == 0:
 		return record{}, fmt.Errorf("%w: never started", ErrCorrupt)
+	case r.Refused != nil && r.Refused.Reason == "":
+		return record{}, fmt.Errorf("%w: a refusal without a reason", ErrCorrupt)
 	}
+	r.Format = Format
 	return r, nil
 }
 
