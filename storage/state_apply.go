@@ -29,10 +29,27 @@ type overlay struct {
 
 const absent = -1
 
+// maxKeptCommands is how many commands, or values of an overlay, a replica keeps
+// room for between two calls of Apply: some 512 KiB. A replica that catches up
+// applies up to 64 entries of 1,024 commands at a time; that room is given back.
+const maxKeptCommands = 4096
+
+// emptied returns s without its elements, ready to be filled again. What s refers
+// to is let go; its array too, if it has room for more than maxKeptCommands.
+func emptied[T any](s []T) []T {
+	if cap(s) > maxKeptCommands {
+		return nil
+	}
+	clear(s)
+	return s[:0]
+}
+
 func (o *overlay) clear() {
+	if len(o.at) > maxKeptCommands {
+		o.at = map[string]int{}
+	}
 	clear(o.at)
-	clear(o.values)
-	o.values = o.values[:0]
+	o.values = emptied(o.values)
 }
 
 func (o *overlay) set(key []byte, v *Value) {
@@ -70,6 +87,7 @@ func (r *ReplicaState) Apply(entries []ApplyEntry) ([][]CommandResult, error) {
 
 func (r *ReplicaState) apply(entries []ApplyEntry) ([][]CommandResult, error) {
 	at := r.ledger.Load().applied
+	defer func() { r.commands = emptied(r.commands) }()
 	looks, err := r.decode(entries, at)
 	if err != nil {
 		return nil, err
@@ -113,8 +131,6 @@ func (r *ReplicaState) apply(entries []ApplyEntry) ([][]CommandResult, error) {
 // anything is applied, and says whether any of them has to look at the state
 // before it: if none has, nobody needs the overlay.
 func (r *ReplicaState) decode(entries []ApplyEntry, at position) (looks bool, err error) {
-	clear(r.commands[:cap(r.commands)])
-	r.commands = r.commands[:0]
 	for i, e := range entries {
 		if i > 0 && e.Index <= entries[i-1].Index {
 			return false, fmt.Errorf("entry %d comes after entry %d", e.Index, entries[i-1].Index)

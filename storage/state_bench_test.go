@@ -44,6 +44,47 @@ func fill(b *testing.B, r *ReplicaState, flush bool) {
 	}
 }
 
+// burst applies n commands in one call, 1,024 an entry, as a replica does that
+// catches up.
+func burst(tb testing.TB, r *ReplicaState, n int) {
+	tb.Helper()
+	at, _ := r.Applied()
+	var entries []ApplyEntry
+	for n > 0 {
+		var commands []Command
+		for range min(n, 1024) {
+			commands = append(commands, put(benchKey(n), "v"))
+			n--
+		}
+		at++
+		entries = append(entries, entry(tb, at, commands...))
+	}
+	_, err := r.Apply(entries)
+	ok(tb, err)
+}
+
+// BenchmarkApplyAfterBurst is the cost of one command after one call that applied
+// many.
+func BenchmarkApplyAfterBurst(b *testing.B) {
+	for _, n := range []int{0, 1 << 10, 8 << 10, 64 << 10} {
+		b.Run(fmt.Sprintf("burst=%d", n), func(b *testing.B) {
+			r := benchReplica(b)
+			burst(b, r, n)
+			at, _ := r.Applied()
+			one := entry(b, 0, put("key", "v"))
+			b.ReportAllocs()
+			b.ResetTimer()
+			for range b.N {
+				at++
+				one.Index = at
+				if _, err := r.Apply([]ApplyEntry{one}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 // BenchmarkApply is the cost of one command; "batch" is commands an entry.
 func BenchmarkApply(b *testing.B) {
 	for _, batch := range []int{1, 16, 64} {

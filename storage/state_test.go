@@ -447,3 +447,22 @@ func TestABrokenLogIsToldAndSticks(t *testing.T) {
 		t.Errorf("close of a broken database: %v", err)
 	}
 }
+
+// What a burst of commands needed is let go: it is neither kept in memory nor
+// cleared again by each call that follows.
+func TestApplyLetsGoOfABurst(t *testing.T) {
+	r := openReplica(t)
+	burst(t, r, 64*1024)
+	if n := cap(r.commands); n > maxKeptCommands {
+		t.Errorf("room for %d commands is kept", n)
+	}
+	burst(t, r, maxKeptCommands/2)
+	if cap(r.commands) == 0 {
+		t.Error("no room is kept")
+	}
+	for _, c := range r.commands[:cap(r.commands)] {
+		if c.other != nil || c.Key != nil || c.Value != nil {
+			t.Fatal("an applied command is held on to")
+		}
+	}
+}
