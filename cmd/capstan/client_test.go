@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -339,7 +340,7 @@ func TestHelp(t *testing.T) {
 	if stdout, _, status := shell(t, "", "completion", "bash"); status != 0 || !strings.Contains(stdout, "__start_capstan") {
 		t.Errorf("status %d", status)
 	}
-	if stdout, _, status := shell(t, "", "version", "-o", "json"); status != 0 || !strings.Contains(stdout, `"protocol":"capstan.v1"`) {
+	if stdout, _, status := shell(t, "", "version", "-o", "json"); status != 0 || !strings.Contains(stdout, `"protocol":"capstan.v1"`) || !strings.Contains(stdout, `"go":"`+runtime.Version()+`"`) {
 		t.Errorf("status %d\n%s", status, stdout)
 	}
 }
