@@ -40,8 +40,8 @@ const (
 	cutsSettle = 2500 * time.Millisecond
 )
 
-// Availability is the ledger of a run: of the operations without a session that began
-// and ended between two changes of who can reach whom.
+// Availability is the ledger of a run: of the operations that began and ended between two
+// changes of who can reach whom.
 type Availability struct {
 	// Bound is for how long service may be away; Allowance what was added to it.
 	Bound     time.Duration `json:"bound"`
@@ -116,7 +116,7 @@ func checkAvailability(v *View) Judgement {
 		return Judgement{Void: []string{"availability: where the replicas are, or the election timeout, is not recorded"}}
 	}
 	for i := range h.Ops {
-		if o := &h.Ops[i]; !o.Final && o.Session == "" && o.Acks <= 1 && o.Partition >= 0 && slices.Contains(h.Run.Nodes, o.Node) {
+		if o := &h.Ops[i]; !o.Final && o.Partition >= 0 && slices.Contains(h.Run.Nodes, o.Node) {
 			l.enter(o)
 		}
 	}

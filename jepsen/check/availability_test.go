@@ -180,11 +180,6 @@ func TestAvailabilityStories(t *testing.T) {
 				refused(o)
 			}
 		}, band(0, "wipe", 5*time.Second, 7*time.Second, "n1"), band(1, "pause-one", 12*time.Second, 20*time.Second, "n2"))},
-		{name: "with a session it may be refused", h: onCut(func(o *history.Op) {
-			if o.Session = "s"; o.Level == history.Eventual {
-				refused(o)
-			}
-		}), checker: "", why: ""},
 		{name: "an eventual write is refused in the minority", h: onCut(func(o *history.Op) {
 			if o.Level == history.Eventual && o.Write() && o.Node == "n2" && o.Invoke > 8*time.Second && has(o, cut) {
 				refused(o)
@@ -639,6 +634,73 @@ func TestTheLedgerKnowsAStarvedNode(t *testing.T) {
 		}}.history()
 		r := Check(h, Options{Least: 1})
 		if (r.Verdict != Violated) != c.holds {
+			t.Errorf("%s: %s", name, r.Sentence)
+		}
+	}
+}
+
+// A session may be refused while what it has seen is out of reach, and not for long once
+// it is in reach again.
+func TestTheLedgerJudgesSessions(t *testing.T) {
+	cut := halves()
+	for name, c := range map[string]struct {
+		level    history.Level
+		from, to time.Duration // sessions are refused in between
+		holds    bool
+	}{
+		"eventual, during a cut":            {history.Eventual, 6 * time.Second, 15 * time.Second, true},
+		"linearizable, during a cut":        {history.Linearizable, 6 * time.Second, 15 * time.Second, true},
+		"eventual, for a moment after":      {history.Eventual, 6 * time.Second, 18 * time.Second, true},
+		"linearizable, for a moment after":  {history.Linearizable, 6 * time.Second, 18 * time.Second, true},
+		"eventual, long after the cut":      {history.Eventual, 21 * time.Second, 22 * time.Second, false},
+		"linearizable, long after the cut":  {history.Linearizable, 21 * time.Second, 22 * time.Second, false},
+		"eventual, stuck since the cut":     {history.Eventual, 6 * time.Second, time.Minute, false},
+		"linearizable, stuck since the cut": {history.Linearizable, 6 * time.Second, time.Minute, false},
+	} {
+		h := weather{faults: []history.Band{cut}, length: 25 * time.Second, answer: func(o *history.Op) {
+			cutAsItShould(o, cut)
+			if o.Node == "n4" && o.Level == c.level {
+				o.Session = "s"
+				if o.Invoke >= c.from && o.Invoke < c.to {
+					o.Outcome, o.Reason = history.Fail, "SESSION_BEHIND"
+				}
+			}
+		}}.history()
+		if r := Check(h, Options{Least: 1}); (r.Verdict != Violated) != c.holds {
+			t.Errorf("%s: %s", name, r.Sentence)
+		}
+	}
+}
+
+// A write that several nodes have to hold is acknowledged where so many are in reach, and
+// nowhere else.
+func TestTheLedgerJudgesAcks(t *testing.T) {
+	cut := halves() // n1 n2 | n3 n4 n5
+	for name, c := range map[string]struct {
+		node  string
+		acks  int
+		fails bool
+		holds bool
+	}{
+		"two of two":             {"n1", 2, false, true},
+		"two of two, refused":    {"n1", 2, true, false},
+		"three of two, refused":  {"n1", 3, true, true},
+		"three of two, done":     {"n1", 3, false, false},
+		"three of three":         {"n4", 3, false, true},
+		"three of three refused": {"n4", 3, true, false},
+		"four of three, refused": {"n4", 4, true, true},
+		"four of three, done":    {"n4", 4, false, false},
+	} {
+		h := weather{faults: []history.Band{cut}, length: 20 * time.Second, answer: func(o *history.Op) {
+			cutAsItShould(o, cut)
+			if o.Node == c.node && o.Level == history.Eventual && o.Write() {
+				o.Acks = c.acks
+				if has(o, cut) && (c.fails || o.Invoke < cut.From+2*time.Second) {
+					o.Outcome, o.Reason = history.Fail, "TOO_FEW_ACKS"
+				}
+			}
+		}}.history()
+		if r := Check(h, Options{Least: 1}); (r.Verdict != Violated) != c.holds {
 			t.Errorf("%s: %s", name, r.Sentence)
 		}
 	}

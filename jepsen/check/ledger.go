@@ -125,10 +125,14 @@ func (l *ledger) judged(n *int, s situation) {
 // enterEventual: it is answered, whatever the network does.
 func (l *ledger) enterEventual(o *history.Op, at int, s situation) {
 	e := &l.epochs[at]
-	if o.Func == history.Scan || s == alone {
+	if o.Func == history.Scan || s == alone || l.excused(o, at, s) {
 		return
 	}
 	l.judged(&l.eventual, s)
+	if o.Write() && o.Acks > 1 {
+		l.enterAcks(o, at, s)
+		return
+	}
 	if o.Outcome == history.OK {
 		if o.Write() {
 			k := ownKey{at, o.Node, o.Key}
@@ -145,13 +149,45 @@ func (l *ledger) enterEventual(o *history.Op, at int, s situation) {
 		o.Func, o.Node, e, failure(o)), o)
 }
 
+// behind: the node refused since it could not show what the session had seen or written.
+func behind(o *history.Op) bool { return o.Outcome == history.Fail && o.Reason == "SESSION_BEHIND" }
+
+// excused: what a session has seen or written may be on the other side of a cut, or on a
+// node that is down. Once everything is in reach it has to be found, within the time for
+// which service may be away.
+func (l *ledger) excused(o *history.Op, at int, s situation) bool {
+	return o.Session != "" && behind(o) && (s != whole || o.Invoke-l.epochs[at].from <= l.bound+serviceAllowance)
+}
+
+// enterAcks judges an eventual write that several nodes have to hold. It is acknowledged
+// where so many are in reach, and refused where they are not.
+func (l *ledger) enterAcks(o *history.Op, at int, s situation) {
+	e := &l.epochs[at]
+	sure, possible := e.within(o.Node, l.h.Run.Nodes)
+	settled := o.Invoke-e.from > reunion+e.settles
+	switch {
+	case o.Outcome == history.OK && possible < o.Acks && settled:
+		l.find(o.Node, fmt.Sprintf("an eventual %s that %d nodes have to hold was acknowledged by %s, which reached %d, since %v",
+			o.Func, o.Acks, o.Node, possible, e), o)
+	case o.Outcome == history.OK, timedOut(o) && o.Return-o.Invoke < eventualAllowance, l.starved(o):
+	case sure >= o.Acks && settled:
+		l.find(o.Node, fmt.Sprintf("an eventual %s that %d nodes have to hold was not acknowledged by %s, which reached %d, since %v: %s",
+			o.Func, o.Acks, o.Node, sure, e, failure(o)), o)
+	}
+}
+
 // enterLinearizable: where there is no quorum it is refused, in time.
 func (l *ledger) enterLinearizable(o *history.Op, at int, s situation) {
 	e := &l.epochs[at]
-	if s == disturbed {
+	if s == disturbed || l.excused(o, at, s) {
 		return
 	}
 	l.judged(&l.linearizable, s)
+	if behind(o) {
+		l.find(o.Node, fmt.Sprintf("a linearizable %s was refused by %s, as it could not show what its session had seen or written, though everything was in reach since %v",
+			o.Func, o.Node, e), o)
+		return
+	}
 	if s != minority && (!served(o) || o.Invoke-e.from > e.settles) { // who led may still have been heard
 		k := serviceKey{at, o.Partition, o.Node}
 		l.service[k] = append(l.service[k], o)

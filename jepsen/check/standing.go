@@ -259,6 +259,25 @@ func (e *epoch) reaches(node string, replicas []string) bool {
 	})
 }
 
+// within counts the nodes within a node's reach, itself included: those that are sure to
+// be, and those that may be. The node itself is live.
+func (e *epoch) within(node string, nodes []string) (sure, possible int) {
+	for _, n := range nodes {
+		switch {
+		case n == node:
+			sure++
+			possible++
+		case e.standing[n] == dead || !e.together(node, n):
+		default:
+			possible++
+			if e.standing[n] == live && !e.vague && !e.wiped[n] {
+				sure++
+			}
+		}
+	}
+	return sure, possible
+}
+
 // String names the epoch's beginning to people.
 func (e *epoch) String() string {
 	switch {
