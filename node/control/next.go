@@ -34,7 +34,8 @@ type Observed struct {
 type Server struct {
 	Node  partition.NodeID
 	Voter bool
-	// Lagging marks a nonvoter that has not caught up yet: it gets no vote.
+	// Lagging marks a server that has not caught up, or does not answer. It gets no
+	// vote, and while a voter lags nobody does: see [Next].
 	Lagging bool
 }
 
@@ -82,6 +83,10 @@ func (r RemoveControlServer) String() string { return fmt.Sprintf("control group
 // of the nodes is written down, at most one change of the control group's
 // membership, the placement once enough nodes are there, and some transfers of
 // leadership. Gossip's view alone changes no membership.
+//
+// A vote is given only while every voter has caught up. Otherwise the group might need
+// the vote of one that does not know the new voters yet, and whose log is too short to
+// lead.
 func Next(o Observed) []Step {
 	if !o.State.Founded() {
 		return nil
@@ -134,7 +139,7 @@ func (o Observed) rival(n Node) bool {
 // voters: an odd number, since an even one costs more and outlives no more.
 func membership(o Observed) Step {
 	servers := map[partition.NodeID]Server{}
-	voters := 0
+	voters, lagging := 0, false
 	zones := map[string]int{} // voters by zone
 	for _, s := range o.Servers {
 		servers[s.Node] = s
@@ -142,6 +147,7 @@ func membership(o Observed) Step {
 			n, _ := o.State.Node(s.Node)
 			zones[n.Zone]++
 			voters++
+			lagging = lagging || s.Lagging
 		}
 	}
 	for _, s := range o.Servers {
@@ -162,7 +168,7 @@ func membership(o Observed) Step {
 	}
 	want := min(MaxControlVoters, voters+len(candidates))
 	want -= 1 - want%2
-	if len(candidates) == 0 || voters >= want {
+	if len(candidates) == 0 || voters >= want || lagging {
 		return nil
 	}
 	best := slices.MinFunc(candidates, func(a, b Node) int {
@@ -171,21 +177,22 @@ func membership(o Observed) Step {
 	return AddControlVoter{best.ID}
 }
 
-// VotePending reports whether a node that is up only has to catch up to get a
-// vote in the control group. Until it has one, the group outlives less than it
+// VotePending reports whether a node that is up only has to catch up for a vote to be
+// given in the control group, to itself or to another. Until it has one, the group outlives less than it
 // should: a cluster that has just been founded not even its founder's disk.
 func (o Observed) VotePending() bool {
-	voters, pending := 0, false
+	voters, behind, lacking, ready := 0, false, false, false
 	for _, s := range o.Servers {
 		n, ok := o.State.Node(s.Node)
 		switch {
 		case s.Voter:
 			voters++
-		case ok && s.Lagging && o.Alive[s.Node] && o.willing(n):
-			pending = true
+			behind = behind || s.Lagging && o.Alive[s.Node]
+		case ok && o.willing(n):
+			lacking, ready = lacking || s.Lagging, ready || !s.Lagging
 		}
 	}
-	return pending && voters < MaxControlVoters
+	return (lacking || ready && behind) && voters < MaxControlVoters
 }
 
 func placement(o Observed) Step {

@@ -103,6 +103,9 @@ func (w *world) do(step control.Step) {
 		w.servers = append(w.servers, control.Server{Node: step.Node, Lagging: true})
 	case control.AddControlVoter:
 		i := at(step.Node)
+		if slices.ContainsFunc(w.servers, func(s control.Server) bool { return s.Voter && s.Lagging }) {
+			w.t.Fatalf("%s while a voter lags, of %+v", step, w.servers)
+		}
 		if i < 0 || w.servers[i].Voter || w.servers[i].Lagging || !w.alive[step.Node] || w.voters() >= control.MaxControlVoters {
 			w.t.Fatalf("%s, of %+v", step, w.servers)
 		}
@@ -128,7 +131,7 @@ func (w *world) do(step control.Step) {
 // partition elect a leader, by the given choice among its living voters.
 func (w *world) catchUp(choose func(n int) int) {
 	for i := range w.servers {
-		w.servers[i].Lagging = false
+		w.servers[i].Lagging = !w.alive[w.servers[i].Node]
 	}
 	w.leaders = append(w.leaders, make([]partition.NodeID, len(w.state.Partitions)-len(w.leaders))...)
 	for p, set := range w.state.Voters() {
@@ -188,7 +191,7 @@ func (w *world) wanted(expect int) {
 		}
 	}
 	most := min(control.MaxControlVoters, living+votersGone)
-	if v := w.voters(); v < most-1+most%2 || v > control.MaxControlVoters {
+	if v := w.voters(); votersGone == 0 && v < most-1+most%2 || v > control.MaxControlVoters {
 		w.t.Fatalf("%d vote, %d live, %d voters are gone", v, living, votersGone)
 	}
 	if !w.state.Placed() {
@@ -319,6 +322,41 @@ func TestNoVoteForOneThatLags(t *testing.T) {
 	}
 	if w.voters() != 1 || len(w.servers) != 3 {
 		t.Fatalf("%+v", w.servers)
+	}
+}
+
+// Nobody gets a vote while a voter is behind, or away: it might be needed for a majority,
+// and does not know whom it is asked to vote for.
+func TestNoVoteWhileAVoterLags(t *testing.T) {
+	first := func(int) int { return 0 }
+	w := newWorld(t, "n1-aaaa", 4, 3, 3)
+	for i := range 3 {
+		w.arrive(zoned(i+1, ""))
+	}
+	w.settle(first)
+	w.alive["n2-aaaa"] = false
+	w.arrive(zoned(4, ""))
+	w.arrive(zoned(5, ""))
+	w.settle(first)
+	if w.voters() != 3 || len(w.servers) != 5 {
+		t.Fatalf("n2 is away: %+v", w.servers)
+	}
+	w.alive["n2-aaaa"] = true
+	at := slices.IndexFunc(w.servers, func(s control.Server) bool { return s.Node == "n2-aaaa" })
+	for range 3 {
+		for _, step := range w.next() {
+			w.do(step)
+		}
+		if w.servers[at].Lagging = true; w.voters() != 3 {
+			t.Fatalf("n2 lags: %+v", w.servers)
+		}
+		if o := (control.Observed{State: w.state, Alive: w.alive, Servers: w.servers}); !o.VotePending() {
+			t.Fatal("the driver does not look again soon")
+		}
+	}
+	w.settle(first)
+	if w.voters() != 5 {
+		t.Fatalf("all have caught up: %+v", w.servers)
 	}
 }
 
