@@ -28,7 +28,8 @@ type Bootstrapper interface {
 
 // Transport carries one replica's Raft requests. Its SetHeartbeatHandler must
 // ignore the handler: the library's fast path for heartbeats runs beside its
-// main loop and can corrupt the log.
+// main loop and can corrupt the log. A vote request without the candidate's id
+// must arrive without one: see patient.RequestVote.
 type Transport interface {
 	raft.Transport
 	raft.WithPreVote

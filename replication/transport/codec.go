@@ -157,6 +157,9 @@ func (d *decoder) request(kind rpcKind, from string) (any, error) {
 	case rpcRequestVote:
 		r := &raft.RequestVoteRequest{}
 		head.ProtocolVersion = raft.ProtocolVersion(d.u8())
+		// Without an id the voter does not ask whether its own configuration knows the
+		// candidate, which may be younger: see replication/patience.go.
+		head.ID = nil
 		r.RPCHeader, r.Candidate = head, head.Addr
 		r.Term, r.LastLogIndex, r.LastLogTerm, r.LeadershipTransfer = d.u64(), d.u64(), d.u64(), d.bool()
 		request = r

@@ -132,7 +132,9 @@ func TestEveryRPCArrivesAsItWasSent(t *testing.T) {
 		if appended.Term != 8 || !appended.Success {
 			t.Errorf("response %+v", appended)
 		}
-		vote := &raft.RequestVoteRequest{RPCHeader: raftHeader(from), Term: 9, Candidate: leader, LastLogIndex: 4, LastLogTerm: 3, LeadershipTransfer: true}
+		nameless := raftHeader(from)
+		nameless.ID = nil
+		vote := &raft.RequestVoteRequest{RPCHeader: nameless, Term: 9, Candidate: leader, LastLogIndex: 4, LastLogTerm: 3, LeadershipTransfer: true}
 		var voted raft.RequestVoteResponse
 		check(vote, ga.RequestVote(to, "", vote, &voted))
 		pre := &raft.RequestPreVoteRequest{RPCHeader: raftHeader(from), Term: 9, LastLogIndex: 4, LastLogTerm: 3}
