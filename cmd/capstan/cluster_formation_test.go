@@ -263,7 +263,7 @@ func TestClusterServeRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	newer := strings.Replace(string(text), `"format": 1`, `"format": 99`, 1)
+	newer := strings.Replace(string(text), `"format": `, `"format": 99`, 1)
 	if err := os.WriteFile(record, []byte(newer), 0o600); err != nil {
 		t.Fatal(err)
 	}
