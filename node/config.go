@@ -61,6 +61,9 @@ type Config struct {
 	Pprof string
 	// Logger gets the node's log. Default: discarded.
 	Logger *slog.Logger
+	// LogDropped counts the lines that the logger could not write, for the
+	// metrics. Default: none.
+	LogDropped func() uint64
 
 	// FS and Network are the seams to disk and network; tests put in-memory
 	// twins here. Default: the machine's own.

@@ -58,6 +58,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	if c.LogDropped == nil {
+		c.LogDropped = func() uint64 { return 0 }
+	}
 	if c.FS == nil {
 		c.FS = vfs.Default
 	}

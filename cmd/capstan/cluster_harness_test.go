@@ -52,7 +52,8 @@ type serving struct {
 	disk     string // size of a disk of its own, if not empty
 	binary   string // another build than this one, if not empty
 	env      []string
-	control  string // the path of its control file, if it can be bent
+	control  string   // the path of its control file, if it can be bent
+	stderr   *os.File // where its log goes instead of the file log, if not nil
 
 	cmd    *exec.Cmd
 	exited chan struct{} // of the latest process
@@ -144,6 +145,9 @@ func (n *serving) start() {
 	}
 	cmd.Env = append(cmd.Env, n.env...)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, []*os.File{n.c.pipe}
+	if n.stderr != nil {
+		cmd.Stderr = n.stderr
+	}
 	if n.disk != "" {
 		ownDisk(cmd, n.disk, n.dir)
 	}

@@ -93,6 +93,7 @@ func (p *program) demo(ctx context.Context, s demoSettings) (err error) {
 	if s.basePort < 1 || s.basePort+demoNodeStep*s.nodes > 65535 {
 		return usageErrorf("--base-port %d leaves no room for %d nodes", s.basePort, s.nodes)
 	}
+	p.neverWait() // whoever reads what the demo prints may go away: the nodes stay
 	nodes, err := p.freePorts(&s)
 	if err != nil {
 		return err

@@ -201,6 +201,57 @@ func TestDemoGoesOnWithoutANode(t *testing.T) {
 	}
 }
 
+// Whoever reads what the demo prints may go away: the nodes stay, and so does
+// the way to stop them.
+func TestDemoGoesOnUnread(t *testing.T) {
+	base := freeBase(t, 2)
+	d := &demoProcess{dir: t.TempDir(), cmd: exec.Command(os.Args[0], "demo", "--nodes", "2", "--base-port", fmt.Sprint(base))}
+	d.cmd.Dir, d.cmd.Env = d.dir, append(os.Environ(), childVariable+"=1")
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.cmd.Stdout, d.cmd.Stderr = writer, writer
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	writer.Close()
+	t.Cleanup(func() {
+		if d.cmd.ProcessState == nil {
+			_ = d.cmd.Process.Kill()
+			_ = d.cmd.Wait()
+		}
+	})
+	d.stdout = bufio.NewReader(reader)
+	d.until(t, "capstan status")
+	reader.Close()
+	var pid int
+	if _, err := fmt.Sscan(regexp.MustCompile(`n2 .*pid (\d+)`).FindStringSubmatch(d.said)[1], &pid); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil { // the demo says so
+		t.Fatal(err)
+	}
+	eventually(t, "n2 is waited for", func() bool { return syscall.Kill(pid, 0) != nil })
+	for range 20 {
+		if c, err := net.Dial("tcp", local(base)); err != nil {
+			t.Fatalf("n1 is gone: %v", err)
+		} else {
+			c.Close()
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	_ = d.cmd.Process.Signal(os.Interrupt)
+	timer := time.AfterFunc(patience, func() { _ = d.cmd.Process.Kill() })
+	defer timer.Stop()
+	if err := d.cmd.Wait(); err != nil {
+		t.Errorf("the demo ended: %v", err)
+	}
+	if left := files(d.dir); len(left) != 0 {
+		t.Errorf("it left %v", left)
+	}
+}
+
 func TestDemoPorts(t *testing.T) {
 	base := freeBase(t, 2)
 	l, err := net.Listen("tcp", local(base+12))

@@ -17,6 +17,7 @@ type program struct {
 	stdout, stderr io.Writer
 	json           bool // errors are printed as JSON too
 	waiting        *waiting
+	sinks          []*sink // of neverWait
 }
 
 // run is the whole program: it returns the exit status.
@@ -27,6 +28,7 @@ func run(ctx context.Context, open opener, args []string, stdin io.Reader, stdou
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	defer p.flush()
 	cmd, err := root.ExecuteContextC(ctx)
 	return p.finish(cmd, err)
 }
@@ -118,6 +120,9 @@ func plural(n int) string {
 // terminal reports whether w is one: only then is progress shown and a newline
 // added to a raw value.
 func terminal(w io.Writer) bool {
+	if s, ok := w.(*sink); ok {
+		w = s.to
+	}
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }

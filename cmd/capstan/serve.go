@@ -1,14 +1,18 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -53,7 +57,8 @@ func (p *program) serveCommand() *cobra.Command {
 		Use:   "serve",
 		Short: "run a node",
 		Long: `Runs a node until SIGINT or SIGTERM, which hand leadership away first; a second
-signal ends it at once.
+signal ends it at once. SIGHUP is ignored. A log that nobody reads, or that
+cannot be written, does not hold the node up: lines are dropped and counted.
 
 Each flag may also be given as CAPSTAN_<FLAG> (CAPSTAN_DATA_DIR) or, under its
 own name, in a YAML file named by --config. The flag wins over the variable, the
@@ -82,12 +87,23 @@ func (p *program) serve(ctx context.Context, s *serveSettings) error {
 	if p.open == nil {
 		return failuref("this binary was built without a server")
 	}
-	logger := slog.New(s.handler(p.stderr))
-	s.config.Logger = logger
+	stderr := p.neverWait()
+	logger := slog.New(s.handler(stderr))
+	stderr.noteWith(func(lines uint64, cause error) []byte {
+		var text bytes.Buffer
+		slog.New(s.handler(&text)).Warn("log lines were dropped: stderr was not read in time, or refused them",
+			"lines", lines, "err", cause)
+		return text.Bytes()
+	})
+	// What the standard library tells the default logger: net/http, above all.
+	log.SetFlags(0)
+	log.SetOutput(slog.NewLogLogger(logger.Handler(), slog.LevelWarn).Writer())
+	s.config.Logger, s.config.LogDropped = logger, stderr.dropped
+	defer ignoreHangup(logger)()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if s.exitWithFD >= 0 {
-		s.watchParent(cancel)
+		s.watchParent(cancel, p)
 	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(serveGCPercent)
@@ -150,17 +166,36 @@ func closeFailed(s server) error {
 
 // watchParent ends a child when the pipe that it inherited closes: the parent
 // is gone, however it went.
-func (s *serveSettings) watchParent(cancel context.CancelCauseFunc) {
+func (s *serveSettings) watchParent(cancel context.CancelCauseFunc, p *program) {
 	pipe := os.NewFile(uintptr(s.exitWithFD), "parent")
 	go func() {
 		_, _ = io.Copy(io.Discard, pipe)
 		cancel(errOrphan)
 		time.AfterFunc(orphanGrace, func() {
-			fmt.Fprintln(os.Stderr, "not stopped in time after the parent ended")
+			s.config.Logger.Error("not stopped in time after the parent ended", "within", orphanGrace)
+			p.flush()
 			s.removeData()
 			os.Exit(exitFailed)
 		})
 	}()
+}
+
+// ignoreHangup keeps a node running when its terminal closes or somebody sends
+// SIGHUP to reload a configuration: a node reads it once, at its start. The
+// caller ends it. Other signals but SIGINT, SIGTERM, SIGQUIT (a dump) and those
+// of a broken program do nothing in a Go program.
+func ignoreHangup(logger *slog.Logger) (end func()) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	go func() {
+		for range hangups {
+			logger.Info("SIGHUP ignored: a node reads its configuration at its start; SIGTERM stops it")
+		}
+	}()
+	return func() {
+		signal.Stop(hangups)
+		close(hangups)
+	}
 }
 
 // forget deletes the data of a temporary node whose parent has ended.

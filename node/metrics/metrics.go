@@ -29,6 +29,7 @@ type Snapshot struct {
 	Tentative     []Tentative
 	Store         TentativeStore
 	HeldBack      []HeldBack
+	LogDropped    uint64 // log lines that were not written
 }
 
 // HeldBack is a node because of which partitions that this one leads have kept
@@ -188,6 +189,8 @@ var (
 	chaosCut         = gauge("chaos_cut_peers", "Nodes that this node was told not to talk to, by ChaosService.")
 	chaosFor         = gauge("chaos_cut_seconds", "How long this node has been told not to talk to somebody; 0: it is not.")
 
+	logDropped = gauge("log_dropped_total", "Log lines that were not written: nobody read them in time, or writing failed.")
+
 	peerUp       = gauge("peer_connected", "1 while the connection to the peer stands.", "peer")
 	peerConnects = gauge("peer_connects_total", "Connections made to the peer.", "peer")
 	peerDropped  = gauge("peer_dropped_total", "Frames refused because a queue was full.", "peer")
@@ -200,7 +203,7 @@ var all = []*prometheus.Desc{
 	dbDisk, dbMem, dbCache, dbHits, dbMisses, dbCompactions, dbFlushes, dbDebt, dbWAL, dbL0, dbReadAmp, dbStalls, dbSlow, dbTables,
 	peerUp, peerConnects, peerDropped, peerFrames, peerBytes, chaosCut, chaosFor,
 	tentativeBacklog, tentativeHints, tentativeOldest, tentativeDisk, tentativeDiskMax, tentativeMem, tentativeMemMax,
-	superseded, conflictsListed, conflictsDropped, floorIndex,
+	superseded, conflictsListed, conflictsDropped, floorIndex, logDropped,
 }
 
 type collector struct{ snapshot func() Snapshot }
@@ -231,6 +234,7 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	set(nodeInfo, 1, s.Node, s.Version)
 	set(chaosCut, float64(s.CutPeers))
 	set(chaosFor, s.CutFor.Seconds())
+	count(logDropped, float64(s.LogDropped))
 	group("control", s.Control)
 	for _, p := range s.Partitions {
 		group(p.ID, p.Group)
