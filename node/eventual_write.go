@@ -71,7 +71,11 @@ func (r *router) writeEventual(ctx context.Context, w exchange.Write, acks uint3
 		return nil, untold(broken)
 	}
 	r.sessions.tidy(p, past)
-	past.Tentative(p, done.Dot, done.Base, done.Timestamp)
+	if len(done.Held) > 0 {
+		past.Tentative(p, done.Dot, done.Base, done.Timestamp)
+	} else { // perhaps nobody has it: a session that waited for it might wait forever
+		past.Observe(done.Timestamp)
+	}
 	token, broken = r.sessions.token(past)
 	switch {
 	case err != nil:

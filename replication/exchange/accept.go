@@ -35,7 +35,8 @@ type Accepted struct {
 	Dot       storage.Dot
 	Base      uint64
 	Timestamp hlc.Timestamp
-	// Held are the nodes known to have it on disk.
+	// Held are the nodes known to have it on disk; none if this node's own disk
+	// failed, or did not answer in time.
 	Held []partition.NodeID
 }
 
@@ -46,7 +47,9 @@ type Accepted struct {
 // Errors are *[replication.Error]. With outcome NotApplied nothing was stored
 // anywhere. With outcome Unknown fewer nodes than asked for are known to have
 // the write, perhaps none; it may be committed all the same, and the Accepted
-// that comes with the error names it, so that its fate can be asked for.
+// that comes with the error names it, so that its fate can be asked for. If none
+// is known to have it, it may also be that nobody ever will: then its fate stays
+// pending, and no session may wait for it.
 func (x *Exchange) Accept(ctx context.Context, w Write) (Accepted, error) {
 	if !x.enter() {
 		return Accepted{}, closed()
@@ -75,7 +78,18 @@ func (x *Exchange) accept(ctx context.Context, w Write) (Accepted, error) {
 		w.Base = max(w.Base, applied)
 	}
 	draft := pl.log.NextDot(w.Base)
-	defer draft.Done()
+	var h holding
+	defer func() {
+		if h.late == nil {
+			draft.Done()
+			return
+		}
+		// The base counts until it is known whether the write was stored.
+		x.spawn(func() {
+			<-h.late
+			draft.Done()
+		})
+	}()
 	// The base comes before the timestamp: a version that comes up in between is
 	// one that the write has not heard of, and still it is not below it.
 	after, err := pl.above(r, w)
@@ -87,7 +101,7 @@ func (x *Exchange) accept(ctx context.Context, w Write) (Accepted, error) {
 		Dot: draft.Dot, Base: draft.Base, Timestamp: x.cfg.Clock.NowAfter(after),
 		Delete: w.Delete, Key: w.Key, Bytes: w.Value,
 	}}
-	h := holding{place: pl, write: t, order: order, acks: w.Acks}
+	h = holding{place: pl, write: t, order: order, acks: w.Acks}
 	held, failed := h.run(ctx)
 	a := Accepted{Dot: t.Dot, Base: t.Base, Timestamp: t.Timestamp, Held: held}
 	if failed != nil {

@@ -31,7 +31,8 @@ type holding struct {
 	next     int // in order
 	underWay int
 	held     []partition.NodeID
-	unborn   bool // nothing was stored or sent
+	unborn   bool       // nothing was stored or sent
+	late     chan error // set if the request ended while this node was storing the write
 	refusals error
 	answers  chan heldBy
 }
@@ -47,9 +48,8 @@ func (h *holding) run(ctx context.Context) ([]partition.NodeID, *replication.Err
 	// First, so that a refusal is definite: nothing was sent yet. This node keeps
 	// the write also where it is not one of those that are asked for, having no
 	// replica: what it has accepted it shows, whoever answers its reads.
-	if err := h.place.keep([]storage.TentativeWrite{h.write}); err != nil {
-		h.unborn = errors.Is(err, storage.ErrTentativeFull)
-		return nil, storeError(err)
+	if failed := h.keepHere(ctx); failed != nil {
+		return nil, failed
 	}
 	if h.order[0] == h.place.x.cfg.Self {
 		h.held, h.next = append(h.held, h.order[0]), 1
@@ -65,6 +65,28 @@ func (h *holding) run(ctx context.Context) ([]partition.NodeID, *replication.Err
 		return h.held, nil
 	}
 	return h.held, h.tooFew(ctx)
+}
+
+// keepHere stores the write at this node. A disk that hangs does not hold the
+// request up beyond its end: the write may then be on the disk, now or later.
+func (h *holding) keepHere(ctx context.Context) *replication.Error {
+	stored := make(chan error, 1)
+	if !h.place.x.spawn(func() { stored <- h.place.keep([]storage.TentativeWrite{h.write}) }) {
+		h.unborn = true
+		return closed()
+	}
+	select {
+	case err := <-stored:
+		if err == nil {
+			return nil
+		}
+		h.unborn = errors.Is(err, storage.ErrTentativeFull)
+		return storeError(err)
+	case <-ctx.Done():
+		h.late = stored
+		return &replication.Error{Reason: replication.Deadline, Outcome: replication.Unknown, Err: ctx.Err(),
+			Message: "out of time while this node's disk stored the write", Try: "await the write by its receipt"}
+	}
 }
 
 // send asks nodes in order, as many at a time as are still needed, one more for

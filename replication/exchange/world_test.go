@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
@@ -28,6 +29,7 @@ type world struct {
 	wg     sync.WaitGroup
 	stop   chan struct{}
 	groups []*group
+	hang   func(id partition.NodeID)
 
 	mu      sync.Mutex
 	nodes   map[partition.NodeID]*node
@@ -73,12 +75,14 @@ type options struct {
 	seed       uint64
 	limits     storage.TentativeLimits
 	leaderless bool // no leader before one is elected
+	// hang is called before each sync of a node's log; nil for an ordinary disk.
+	hang func(id partition.NodeID)
 }
 
 // inWorld runs body in a cluster under virtual time.
 func inWorld(t *testing.T, o options, body func(t *testing.T, w *world)) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, net: newNetwork(o.seed), stop: make(chan struct{}), nodes: map[partition.NodeID]*node{}}
+		w := &world{t: t, net: newNetwork(o.seed), stop: make(chan struct{}), nodes: map[partition.NodeID]*node{}, hang: o.hang}
 		if o.partitions == nil {
 			o.partitions = [][]partition.NodeID{{"n1", "n2", "n3"}}
 		}
@@ -150,7 +154,16 @@ func (w *world) start(id partition.NodeID, disk *vfs.MemFS, limits storage.Tenta
 	w.t.Helper()
 	n := &node{w: w, id: id, disk: disk, limits: limits, stop: make(chan struct{}), replicas: map[partition.ID]*replica{}}
 	var err error
-	if n.log, err = storage.OpenLog(storage.LogOptions{FS: disk, Dir: "log", NodeID: id, MemTableBytes: 8 << 20, DiskSlowAfter: -1}); err != nil {
+	fs := vfs.FS(disk)
+	if w.hang != nil {
+		fs = errorfs.Wrap(disk, errorfs.InjectorFunc(func(op errorfs.Op) error {
+			if isSync(op) {
+				w.hang(id)
+			}
+			return nil
+		}))
+	}
+	if n.log, err = storage.OpenLog(storage.LogOptions{FS: fs, Dir: "log", NodeID: id, MemTableBytes: 8 << 20, DiskSlowAfter: -1}); err != nil {
 		w.t.Fatal(err)
 	}
 	n.log.LimitTentative(limits)
@@ -205,6 +218,10 @@ func (w *world) start(id partition.NodeID, disk *vfs.MemFS, limits storage.Tenta
 		n.wg.Go(func() { r.follow(n.stop) })
 	}
 	return n
+}
+
+func isSync(op errorfs.Op) bool {
+	return op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData || op.Kind == errorfs.OpFileSyncTo
 }
 
 func (w *world) open(n *node, g *group) *replica {
