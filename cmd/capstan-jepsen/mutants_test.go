@@ -22,7 +22,7 @@ func TestMutants(t *testing.T) {
 	must(t, os.MkdirAll("run", 0o755))
 	must(t, os.WriteFile(filepath.Join("run", jepsen.HistoryFile), []byte(recorded(t, 100, true)), 0o644))
 	must(t, os.WriteFile(filepath.Join("run", jepsen.ResultFile), []byte(`{"verdict":"violated","sentence":"Violated: as it was judged."}`), 0o644))
-	good := mutants.Row{Dir: "run", Fault: "skip-base", Found: true, After: 7 * time.Second, Workload: "mixed", Checker: "rule 6", Why: "it lost", Clean: true}
+	good := mutants.Row{Dir: "run", Fault: "skip-base", Found: true, After: 7 * time.Second, Workload: "mixed", Checker: "precedence", Why: "it lost", Clean: true}
 	missed := mutants.Row{Fault: "drop-hint", Runs: 4, After: 90 * time.Second, Clean: true}
 	unclean := good
 	unclean.Clean, unclean.Unclean = false, "Violated: something"
@@ -34,7 +34,7 @@ func TestMutants(t *testing.T) {
 		status int
 		says   []string
 	}{
-		{"all", []mutants.Row{good}, 0, []string{"found after 7 s", "mixed: rule 6", "clean", "1 of 1 found"}},
+		{"all", []mutants.Row{good}, 0, []string{"found after 7 s", "mixed: precedence", "clean", "1 of 1 found"}},
 		{"missed", []mutants.Row{good, missed}, 1, []string{"not found in 4 runs", "1 of 2 found"}},
 		{"unclean", []mutants.Row{unclean}, 1, []string{"Violated: something", "NOT CLEAN", "0 of 1 found"}},
 		{"broken", []mutants.Row{broken, good}, 2, []string{"could not tell", "no cluster"}},

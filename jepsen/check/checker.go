@@ -38,14 +38,14 @@ type Judgement struct {
 
 // checkers of this package, a line each: those of one workload together.
 var checkers = []Checker{
-	registerRule13, registerAnswers, registerVersions,
+	registerLinearizable, registerAnswers, registerVersions,
 	setLost, setStale, setDuplicated, setPhantom, setForked,
 	counterBounds, counterMonotonic, counterFinal,
-	mixedRule13, mixedRule6, mixedAnswers, mixedNodes, mixedVersions, mixedSuperseded, mixedFates, mixedConverged,
+	mixedMixing, mixedPrecedence, mixedAnswers, mixedNodes, mixedVersions, mixedSuperseded, mixedFates, mixedConverged,
 	eventualConverged, eventualFates, eventualSuperseded, eventualOrder, eventualAnswers, eventualNodes,
 	sessionReadsWrites, sessionReads, sessionWrites, sessionFollows, sessionAnswers, sessionNodes, sessionSuperseded, sessionFates,
 	stalenessBound, stalenessAge, stalenessAnswers,
-	deleteResurrection, deleteRule13, deleteRule6, deleteAnswers, deleteSuperseded, deleteFates,
+	deleteResurrection, deleteMixing, deletePrecedence, deleteAnswers, deleteSuperseded, deleteFates,
 	scanMoment, scanAnswers,
 	availability,
 	replicas, promoted, troubles,

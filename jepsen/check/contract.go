@@ -185,9 +185,9 @@ func byContract(check func(*contract.History, Options) []contract.Violation, jud
 	}
 }
 
-// rule13 of package contract.
-func rule13(h *contract.History, o Options) []contract.Violation {
-	return contract.CheckRule13(h, o.Patience)
+// mixing of package contract.
+func mixing(h *contract.History, o Options) []contract.Violation {
+	return contract.CheckMixing(h, o.Patience)
 }
 
 // unbounded makes a check of one that needs no patience.

@@ -15,15 +15,15 @@ var (
 		What:  "once a linearizable delete was acknowledged nobody reads, linearizably or in the end, what had been acknowledged before it began",
 		Check: checkResurrection,
 	}
-	deleteRule13 = Checker{
+	deleteMixing = Checker{
 		Workload: "delete", Name: "linearizable",
 		What:  "linearizable operations, and eventual writes that take effect at most once, have an order that explains all linearizable answers",
-		Check: shrunk(byContract(rule13, linearizable)),
+		Check: shrunk(byContract(mixing, linearizable)),
 	}
-	deleteRule6 = Checker{
+	deletePrecedence = Checker{
 		Workload: "delete", Name: "overwrites",
 		What:  "no eventual write wins over a linearizable write or delete that it had not heard of",
-		Check: byContract(unbounded(contract.CheckRule6), acknowledged),
+		Check: byContract(unbounded(contract.CheckPrecedence), acknowledged),
 	}
 	deleteAnswers = Checker{
 		Workload: "delete", Name: "answers",

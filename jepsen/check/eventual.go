@@ -28,7 +28,7 @@ var (
 	eventualOrder = Checker{
 		Workload: "eventual", Name: "order",
 		What:  "of two writes the one with the higher timestamp wins",
-		Check: byContract(unbounded(contract.CheckRule6), answeredWrite),
+		Check: byContract(unbounded(contract.CheckPrecedence), answeredWrite),
 	}
 	eventualAnswers = Checker{
 		Workload: "eventual", Name: "answers",

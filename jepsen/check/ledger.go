@@ -93,7 +93,7 @@ func (l *ledger) tookBefore(o *history.Op, at int) bool {
 
 // lonely: what a node without a replica says of those that it reaches is true, by the
 // contract. None has applied what became of a write that the node has held: then it
-// answers no more from what was before (rule 7), until a replica has caught up: where
+// answers no more from what was before (rule 22), until a replica has caught up: where
 // they have a quorum, that takes no longer than service may be away. Or they were out
 // of its reach a moment ago, and it has not found them again.
 func (l *ledger) lonely(o *history.Op, at int, s situation) bool {

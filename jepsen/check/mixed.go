@@ -5,15 +5,15 @@ import "github.com/capstan-kv/capstan/jepsen/contract"
 // The mixed workload: operations of all levels on the same keys. These are the
 // checkers of package contract, and convergence.
 var (
-	mixedRule13 = Checker{
-		Workload: "mixed", Name: "rule 13",
+	mixedMixing = Checker{
+		Workload: "mixed", Name: "mixing",
 		What:  "linearizable operations, and eventual writes as operations that take effect at most once, have an order that explains all answers",
-		Check: shrunk(byContract(rule13, linearizable)),
+		Check: shrunk(byContract(mixing, linearizable)),
 	}
-	mixedRule6 = Checker{
-		Workload: "mixed", Name: "rule 6",
+	mixedPrecedence = Checker{
+		Workload: "mixed", Name: "precedence",
 		What:  "no eventual write wins over a linearizable one that its node had not heard of; of eventual ones the higher timestamp wins",
-		Check: byContract(unbounded(contract.CheckRule6), answeredWrite),
+		Check: byContract(unbounded(contract.CheckPrecedence), answeredWrite),
 	}
 	mixedAnswers = Checker{
 		Workload: "mixed", Name: "answers",

@@ -509,14 +509,14 @@ func TestGoodModelIsGood(t *testing.T) {
 
 func TestFaultsOfTheModelAreFound(t *testing.T) {
 	for fault, by := range map[string]string{ // workloads, and what finds it there
-		"stale-read":        "register linearizable, register versions, delete linearizable, set stale, counter bounds, counter monotonic, mixed rule 13, mixed versions",
-		"old-condition":     "register linearizable, set lost, set forked, counter bounds, counter final, mixed rule 13",
-		"no-condition":      "register linearizable, set lost, counter bounds, mixed rule 13",
-		"lost-write":        "register linearizable, set lost, counter bounds, counter final, mixed rule 13",
+		"stale-read":        "register linearizable, register versions, delete linearizable, set stale, counter bounds, counter monotonic, mixed mixing, mixed versions",
+		"old-condition":     "register linearizable, set lost, set forked, counter bounds, counter final, mixed mixing",
+		"no-condition":      "register linearizable, set lost, counter bounds, mixed mixing",
+		"lost-write":        "register linearizable, set lost, counter bounds, counter final, mixed mixing",
 		"refused-and-done":  "register answers, set phantom, counter bounds, counter final, mixed answers",
 		"retried":           "register linearizable, set phantom, counter bounds",
-		"base-ignored":      "mixed rule 6",
-		"older-wins":        "mixed rule 6, eventual order",
+		"base-ignored":      "mixed precedence",
+		"older-wins":        "mixed precedence, eventual order",
 		"promoted-twice":    "session answers, delete answers, mixed answers, eventual answers",
 		"forgotten-early":   "session own writes, mixed own writes, eventual own writes",
 		"lost-hint":         "mixed fates, eventual fates, session fates, delete fates",

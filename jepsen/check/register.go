@@ -5,10 +5,10 @@ import "github.com/capstan-kv/capstan/jepsen/contract"
 // The register workload: linearizable reads, writes and conditional writes of
 // values that nobody writes twice.
 var (
-	registerRule13 = Checker{
+	registerLinearizable = Checker{
 		Workload: "register", Name: "linearizable",
 		What:  "each key is one register: porcupine finds an order of its operations that explains all answers",
-		Check: shrunk(byContract(rule13, linearizable)),
+		Check: shrunk(byContract(mixing, linearizable)),
 	}
 	registerAnswers = Checker{
 		Workload: "register", Name: "answers",

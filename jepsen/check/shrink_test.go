@@ -98,7 +98,7 @@ var judges = []struct {
 	keys     []string
 	check    func(*View) Judgement
 }{
-	{"register", []string{"register/0"}, byContract(rule13, linearizable)},
+	{"register", []string{"register/0"}, byContract(mixing, linearizable)},
 	{"scan", []string{tagged + "a", tagged + "b", tagged + "c"}, checkMoments},
 }
 

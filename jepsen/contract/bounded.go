@@ -3,7 +3,7 @@ package contract
 // CheckBounded holds each bounded read to its bound and to what its answer says:
 // its state has all that was acknowledged by linearizable operations that long
 // before it began. Linearizable reads are held to the same, with no age at all:
-// rule 13 looks at values, this at versions.
+// CheckMixing looks at values, this at versions.
 func CheckBounded(h *History) []Violation {
 	const rule = "staleness"
 	var found []Violation

@@ -132,8 +132,8 @@ func TestAnswers(t *testing.T) {
 	})
 }
 
-func TestRule13(t *testing.T) {
-	tell(t, func(h *History) []Violation { return CheckRule13(h, time.Minute) }, []story{
+func TestMixing(t *testing.T) {
+	tell(t, func(h *History) []Violation { return CheckMixing(h, time.Minute) }, []story{
 		{name: "a register", ops: []Op{get("", 0, 1), put("a", 2, 3), get("a", 4, 5), put("b", 6, 9), get("a", 7, 8), get("b", 10, 11), del(12, 13), get("", 14, 15)}},
 		{name: "stale read", ops: []Op{put("a", 0, 1), put("b", 2, 3), get("a", 4, 5)}, bad: "no order"},
 		{name: "lost write", ops: []Op{put("a", 0, 1), get("", 2, 3)}, bad: "no order"},
@@ -183,7 +183,7 @@ func TestRule13(t *testing.T) {
 
 // Many eventual writes that are open for ever, most of them seen by nobody, do
 // not make it slow.
-func TestRule13CopesWithOpenWrites(t *testing.T) {
+func TestMixingCopesWithOpenWrites(t *testing.T) {
 	var ops []Op
 	for i := range 300 {
 		v := fmt.Sprint("v", i)
@@ -193,18 +193,18 @@ func TestRule13CopesWithOpenWrites(t *testing.T) {
 		}
 		ops = append(ops, get(v, 4*i+2, 4*i+3))
 	}
-	if got := CheckRule13(&History{Ops: ops}, 20*time.Second); len(got) > 0 {
+	if got := CheckMixing(&History{Ops: ops}, 20*time.Second); len(got) > 0 {
 		t.Errorf("%v", got[0].Why)
 	}
 	ops = append(ops, get("ev0", 5000, 5001))
-	if got := CheckRule13(&History{Ops: ops}, 20*time.Second); len(got) != 1 || got[0].Undecided {
+	if got := CheckMixing(&History{Ops: ops}, 20*time.Second); len(got) != 1 || got[0].Undecided {
 		t.Error("a value that came back was not found, or not in time")
 	}
 }
 
 // Nor do conditional writes that nobody was told the end of, as long as those that
 // met something else are told what it was.
-func TestRule13CopesWithUnknownConditions(t *testing.T) {
+func TestMixingCopesWithUnknownConditions(t *testing.T) {
 	var ops []Op
 	last := ""
 	for i := range 100 {
@@ -216,11 +216,11 @@ func TestRule13CopesWithUnknownConditions(t *testing.T) {
 			put("w"+v, from+4, from+6, ifAbsent, mismatch, at(index, index)))
 		last = v
 	}
-	if got := CheckRule13(&History{Ops: ops}, 20*time.Second); len(got) > 0 {
+	if got := CheckMixing(&History{Ops: ops}, 20*time.Second); len(got) > 0 {
 		t.Errorf("%v", got[0].Why)
 	}
 	ops = append(ops, put("late", 5000, 5001, ifAbsent, mismatch, at(5, 5)))
-	if got := CheckRule13(&History{Ops: ops}, 20*time.Second); len(got) != 1 || got[0].Undecided {
+	if got := CheckMixing(&History{Ops: ops}, 20*time.Second); len(got) != 1 || got[0].Undecided {
 		t.Error("a value that came back was not found, or not in time")
 	}
 }
@@ -231,13 +231,13 @@ func TestRunningOutOfPatienceIsNotGreen(t *testing.T) {
 		ops = append(ops, eDel(fmt.Sprint("d", i), 0, 1), put(fmt.Sprint("v", i), 0, 100))
 	}
 	ops = append(ops, get("", 101, 102), get("v1", 103, 104), get("v2", 105, 106))
-	if got := CheckRule13(&History{Ops: ops}, time.Microsecond); len(got) != 1 || !got[0].Undecided {
+	if got := CheckMixing(&History{Ops: ops}, time.Microsecond); len(got) != 1 || !got[0].Undecided {
 		t.Errorf("got %v", got)
 	}
 }
 
-func TestRule6(t *testing.T) {
-	tell(t, CheckRule6, []story{
+func TestPrecedence(t *testing.T) {
+	tell(t, CheckPrecedence, []story{
 		{name: "a lower one after a delete that it had heard of", ops: []Op{
 			eDel("d", 0, 1, at(0, 9)), ePut("e", 2, 3, at(0, 2), heard(5)), get("e", 4, 5, at(6, 2)),
 		}, end: fates(map[string]Fate{"d": committed(5, 9), "e": committed(6, 2)})},
@@ -484,7 +484,7 @@ func TestCheck(t *testing.T) {
 		}
 	}
 	slices.Sort(rules)
-	if want := []string{"answers", "fates", "read your writes", "rule 6", "staleness"}; !slices.Equal(slices.Compact(rules), want) {
+	if want := []string{"answers", "fates", "precedence", "read your writes", "staleness"}; !slices.Equal(slices.Compact(rules), want) {
 		t.Errorf("found %v, want %v", rules, want)
 	}
 }

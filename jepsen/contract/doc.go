@@ -9,11 +9,11 @@
 //
 //   - [CheckAnswers]: nothing is read that was never written, or was refused;
 //     each write is committed at most once.
-//   - [CheckRule13]: per key, the linearizable operations, with the eventual
+//   - [CheckMixing]: per key, the linearizable operations, with the eventual
 //     writes as operations that take effect at most once after they began, are
 //     linearizable. Porcupine decides that.
-//   - [CheckRule6]: a linearizable write is not overwritten by an eventual one
-//     that had not heard of it, though rule 13 permits it; of eventual writes the
+//   - [CheckPrecedence]: a linearizable write is not overwritten by an eventual one
+//     that had not heard of it, though CheckMixing permits it; of eventual writes the
 //     higher timestamp wins.
 //   - [CheckSuperseded]: each write that lost had a reason to lose, and its receipt
 //     and the list of conflicts name the same winner.

@@ -220,7 +220,7 @@ type History struct {
 
 // Violation is one way in which a history breaks the contract.
 type Violation struct {
-	// Rule is what is broken, in a word or two: "rule 6".
+	// Rule is what is broken, in a word or two: "precedence".
 	Rule string
 	Key  string
 	// Why, in a sentence.
@@ -240,13 +240,13 @@ func (v Violation) String() string {
 	return b.String()
 }
 
-// Check runs all checkers. patience is what rule 13 may take, on the real clock,
+// Check runs all checkers. patience is what CheckMixing may take, on the real clock,
 // for one key.
 func Check(h *History, patience time.Duration) []Violation {
 	var all []Violation
 	all = append(all, CheckAnswers(h)...)
-	all = append(all, CheckRule13(h, patience)...)
-	all = append(all, CheckRule6(h)...)
+	all = append(all, CheckMixing(h, patience)...)
+	all = append(all, CheckPrecedence(h)...)
 	all = append(all, CheckSuperseded(h)...)
 	all = append(all, CheckSessions(h)...)
 	all = append(all, CheckNodes(h)...)

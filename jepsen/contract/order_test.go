@@ -43,7 +43,7 @@ func TestWhatVersionsTellDoesNotChangeTheVerdict(t *testing.T) {
 
 // Clients wait for each other in crowds, and many are never told what became of
 // their writes: without versions a search does not end.
-func TestRule13CopesWithCrowds(t *testing.T) {
+func TestMixingCopesWithCrowds(t *testing.T) {
 	var ops []Op
 	last := ""
 	for round := range 10 {
@@ -63,13 +63,13 @@ func TestRule13CopesWithCrowds(t *testing.T) {
 	for i := range ops {
 		ops[i].Process = i
 	}
-	if got := CheckRule13(&History{Ops: ops}, 10*time.Second); len(got) > 0 {
+	if got := CheckMixing(&History{Ops: ops}, 10*time.Second); len(got) > 0 {
 		t.Errorf("%v", got[0].Why)
 	}
 }
 
 func TestNothingIsPlacedBetweenADeleteAndTheNextWrite(t *testing.T) {
-	tell(t, func(h *History) []Violation { return CheckRule13(h, time.Minute) }, []story{
+	tell(t, func(h *History) []Violation { return CheckMixing(h, time.Minute) }, []story{
 		{name: "before the first, which is slow", ops: []Op{put("a", 0, 9, at(5, 1)), get("", 2, 3), get("a", 4, 5, at(5, 1))}},
 		{name: "after a slow delete", ops: []Op{put("a", 0, 1, at(5, 1)), del(2, 20, at(6, 2)), get("a", 3, 4, at(5, 1)), get("", 5, 6), put("b", 3, 20, at(7, 3)), get("b", 8, 9, at(7, 3))}},
 		{name: "two gaps", ops: []Op{

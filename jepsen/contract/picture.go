@@ -10,7 +10,7 @@ import (
 )
 
 // Picture writes porcupine's picture of one key, a page of HTML of its own: the
-// operations that CheckRule13 decides by, and the order that explains them, or as
+// operations that CheckMixing decides by, and the order that explains them, or as
 // much of one as there is. Operations that do not overlap share a row. Patience
 // bounds the decision; what was found until then is drawn.
 func Picture(to io.Writer, h *History, name string, patience time.Duration) error {

@@ -98,7 +98,7 @@ func aResult(h *history.History, v check.Verdict) *check.Result {
 	}
 	for _, name := range h.Run.Workloads {
 		r.Workloads = append(r.Workloads, check.WorkloadResult{Name: name, Counts: counts, Checkers: []check.CheckerResult{
-			{Name: "rule 13", What: "linearizable operations of each key are linearizable, with the eventual writes among them", OK: v != check.Violated || name != "register", Found: map[bool]int{true: 1958}[v == check.Violated && name == "register"], Seen: 2500, Detail: "20 keys; the slowest took 40 ms"},
+			{Name: "mixing", What: "linearizable operations of each key are linearizable, with the eventual writes among them", OK: v != check.Violated || name != "register", Found: map[bool]int{true: 1958}[v == check.Violated && name == "register"], Seen: 2500, Detail: "20 keys; the slowest took 40 ms"},
 			{Name: "answers", What: "nothing is read that was never written, or was refused", OK: true, Seen: 1800},
 		}})
 	}
@@ -133,11 +133,11 @@ func aResult(h *history.History, v check.Verdict) *check.Result {
 			{ID: 4, Process: 9, Node: "n5", Func: history.Get, Level: history.Linearizable, Key: "register/3", Outcome: history.OK, Found: true, Value: "v3-17", Version: "12-117309440000000003-n1-k3f9", Invoke: 19200e6, Return: 19203e6, ServedBy: "n1"},
 			{ID: 5, Process: 11, Node: "n5", Func: history.Delete, Level: history.Eventual, Key: "register/3", Outcome: history.OK, Base: 12, Session: "s4", Tentative: true, Invoke: 19201e6, Return: 19202e6},
 		}
-		f := check.Finding{Workload: "register", Checker: "rule 13", Key: "register/3", Why: "no order of these explains the answers"}
+		f := check.Finding{Workload: "register", Checker: "mixing", Key: "register/3", Why: "no order of these explains the answers"}
 		for _, o := range ops {
 			f.Ops = append(f.Ops, check.Shown{Op: o, Invoke: o.Invoke, Return: o.Return})
 		}
-		r.Findings = []check.Finding{f, {Workload: "mixed", Checker: "rule 13", Key: "mixed/a-key-with-a-name-that-is-much-longer-than-any-telephone-is-wide-and-has-no-place-to-break-it", Why: "not decided within 30s, of 412 operations", Undecided: true}}
+		r.Findings = []check.Finding{f, {Workload: "mixed", Checker: "mixing", Key: "mixed/a-key-with-a-name-that-is-much-longer-than-any-telephone-is-wide-and-has-no-place-to-break-it", Why: "not decided within 30s, of 412 operations", Undecided: true}}
 	case check.Void:
 		r.Sentence = "Could not tell: no fault of kind slow-fsync was felt, and register had 12 successful operations, fewer than 50."
 		r.Void = []string{"no fault of kind slow-fsync was felt", "register: 12 operations succeeded, 50 are needed"}

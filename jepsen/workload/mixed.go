@@ -11,7 +11,7 @@ import (
 
 var mixed = Workload{
 	Name: "mixed",
-	What: "linearizable and eventual operations on the same keys: rule 13 of the contract, and rule 6, which it permits to be broken",
+	What: "linearizable and eventual operations on the same keys: one order explains all answers (rule 29 of docs/consistency.md), and no eventual write replaces a linearizable one it had not heard of (rule 19)",
 	New: func(c Config) Generator {
 		return newLevels("mixed", c, 200, []choice{
 			{25, history.Op{Func: history.Put, Level: history.Eventual}},

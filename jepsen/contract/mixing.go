@@ -9,12 +9,12 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// CheckRule13 decides for each key whether the linearizable operations, and the
+// CheckMixing holds a history to rule 29 of the contract. It decides for each key whether the linearizable operations, and the
 // eventual writes as operations that take effect at most once at any one moment
 // after they began, are linearizable. patience bounds it for each key; a key
 // for which it runs out gives a Violation that is Undecided.
-func CheckRule13(h *History, patience time.Duration) []Violation {
-	const rule = "rule 13"
+func CheckMixing(h *History, patience time.Duration) []Violation {
+	const rule = "mixing"
 	var found []Violation
 	for _, k := range known(h) {
 		ops := k.operations()
@@ -35,7 +35,7 @@ func CheckRule13(h *History, patience time.Duration) []Violation {
 	return found
 }
 
-// operations are those that rule 13 is about. A write that may take effect at
+// operations are those that CheckMixing orders. A write that may take effect at
 // any time returns at the end of time, but a checker can not cope with many of
 // those. As no value is written twice, most can be spared:
 //

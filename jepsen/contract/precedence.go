@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-// CheckRule6 judges what won over what: an eventual write does not win over a
+// CheckPrecedence holds a history to rule 19 of the contract, what wins over what: an eventual write does not win over a
 // linearizable one that its node had not heard of, even indirectly; of eventual
 // writes the higher (timestamp, node) wins. [CheckSuperseded] judges what lost.
 //
 // It asks that of bases and indexes as the answers give them and, without
 // believing those, of times: a write that had been acknowledged before a
 // linearizable write began can not have heard of it.
-func CheckRule6(h *History) []Violation {
+func CheckPrecedence(h *History) []Violation {
 	var found []Violation
 	for _, k := range known(h) {
 		found = append(found, k.overwritten()...)
@@ -21,7 +21,7 @@ func CheckRule6(h *History) []Violation {
 	return found
 }
 
-const rule6 = "rule 6"
+const rulePrecedence = "precedence"
 
 // overwritten finds eventual writes that won over linearizable ones of which
 // they had not heard.
@@ -42,10 +42,10 @@ func (k *key) overwritten() []Violation {
 			switch {
 			case !won:
 			case e.before(l.Op):
-				found = append(found, violation(rule6, k, []*Op{e.Op, l.Op},
+				found = append(found, violation(rulePrecedence, k, []*Op{e.Op, l.Op},
 					"%s, committed at %d, overwrote %s of %d, which began later", quoted(e.Op), e.version.Index, quoted(l.Op), index))
 			case e.Outcome == OK && e.Base < index:
-				found = append(found, violation(rule6, k, []*Op{e.Op, l.Op},
+				found = append(found, violation(rulePrecedence, k, []*Op{e.Op, l.Op},
 					"%s, committed at %d, overwrote %s of %d and had heard of %d only", quoted(e.Op), e.version.Index, quoted(l.Op), index, e.Base))
 			}
 		}
@@ -60,7 +60,7 @@ func (k *key) overwritten() []Violation {
 		}
 		for _, l := range k.writes {
 			if l.linearizable() && l.Outcome == OK && e.before(l.Op) && l.Return < until {
-				found = append(found, violation(rule6, k, []*Op{e.Op, l.Op, o},
+				found = append(found, violation(rulePrecedence, k, []*Op{e.Op, l.Op, o},
 					"%s is read, though %s was written after it", quoted(e.Op), quoted(l.Op)))
 			}
 		}
@@ -89,7 +89,7 @@ func (k *key) unordered() []Violation {
 			continue // its tombstone may be gone, and who had heard of it need not be above it
 		}
 		if a.eventual() && b.eventual() && a.version.Index < b.version.Index && !b.version.beats(a.version) {
-			found = append(found, violation(rule6, k, []*Op{a.Op, b.Op},
+			found = append(found, violation(rulePrecedence, k, []*Op{a.Op, b.Op},
 				"%s of %v replaced %s of %v, which is higher", quoted(b.Op), b.version, quoted(a.Op), a.version))
 		}
 	}
