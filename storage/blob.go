@@ -47,12 +47,12 @@ func (b *Blob) Load() (BlobRecord, error) {
 		return BlobRecord{}, nil
 	}
 	if err != nil {
-		return BlobRecord{}, err
+		return BlobRecord{}, fmt.Errorf("blob of %v: %w", b.replica, stateDamage(err))
 	}
 	defer closer.Close()
 	record, err := decodeBlob(encoded)
 	if err != nil {
-		return BlobRecord{}, fmt.Errorf("blob of %v: %w", b.replica, err)
+		return BlobRecord{}, fmt.Errorf("blob of %v: %w", b.replica, stateDamage(err))
 	}
 	return record, nil
 }

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"fmt"
 	"time"
 
@@ -36,10 +37,18 @@ type (
 		Database string
 		Err      error
 	}
-	// EventCorruption reports a file whose content is not what was written.
+	// EventCorruption reports a file whose content is not what was written. All
+	// keys in the file are from Start to End, both inclusive.
 	EventCorruption struct {
 		Database, Path string
+		Start, End     []byte
 		Err            error
+	}
+	// EventReplicaDamaged reports the first time that a read of a replica's state
+	// met damage: Err is an ErrStateDamaged.
+	EventReplicaDamaged struct {
+		Replica Replica
+		Err     error
 	}
 	// EventFatal is the last event of a database: it can not go on.
 	EventFatal struct {
@@ -83,6 +92,7 @@ func (EventDiskLow) event()         {}
 func (EventDiskFull) event()        {}
 func (EventBackgroundError) event() {}
 func (EventCorruption) event()      {}
+func (EventReplicaDamaged) event()  {}
 func (EventFatal) event()           {}
 func (EventWriteStallBegin) event() {}
 func (EventWriteStallEnd) event()   {}
@@ -96,7 +106,9 @@ func pebbleListener(database string, tell Listener) *pebble.EventListener {
 	return &pebble.EventListener{
 		BackgroundError: func(err error) { tell(EventBackgroundError{Database: database, Err: err}) },
 		DataCorruption: func(i pebble.DataCorruptionInfo) {
-			tell(EventCorruption{Database: database, Path: i.Path, Err: i.Details})
+			tell(EventCorruption{
+				Database: database, Path: i.Path, Start: bytes.Clone(i.Bounds.Start), End: bytes.Clone(i.Bounds.End.Key), Err: i.Details,
+			})
 		},
 		DiskSlow: func(i pebble.DiskSlowInfo) {
 			tell(EventDiskSlow{Database: database, Path: i.Path, Op: i.OpType.String(), Took: i.Duration})

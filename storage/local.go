@@ -263,7 +263,7 @@ func (r *ReplicaState) pinned(read func(*pebble.Snapshot) error) (same bool, err
 	r.replacing.RLock()
 	epoch, p := r.epoch, r.state.db.NewSnapshot()
 	r.replacing.RUnlock()
-	err = errors.Join(read(p), p.Close())
+	err = errors.Join(r.damaged(read(p)), p.Close())
 	r.replacing.RLock()
 	defer r.replacing.RUnlock()
 	switch {

@@ -118,7 +118,7 @@ func (s *localScan) overState(r *ReplicaState) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, it.Close()) }()
+	defer func() { _ = it.Close() }() // its errors are told by it.Error
 	s.page.State = true
 	s.page.Applied, _ = v.Applied()
 	if s.page.Behind() {
@@ -127,13 +127,16 @@ func (s *localScan) overState(r *ReplicaState) (err error) {
 	if it.First() && it.Key()[len(r.prefix)] == kindLedger {
 		record, err := it.ValueAndErr()
 		if err != nil {
-			return err
+			return r.damaged(err)
 		}
 		head, err := decodeLedgerHead(record)
 		if err != nil {
-			return err
+			return r.damaged(err)
 		}
 		s.page.Floor = head.floor
+	}
+	if err := it.Error(); err != nil { // which the next seek would forget
+		return r.damaged(err)
 	}
 	it.SeekGE(append(slices.Clip(r.users), s.options.Start...))
 	return s.run(&stateCursor{r, it})
@@ -151,20 +154,20 @@ func (c *stateCursor) key() ([]byte, error) {
 		return nil, nil
 	}
 	if !c.it.Valid() {
-		return nil, c.it.Error()
+		return nil, c.replica.damaged(c.it.Error())
 	}
 	_, _, key, err := decodeReplicaKey(c.it.Key())
-	return key, err
+	return key, c.replica.damaged(err)
 }
 
 func (c *stateCursor) value(keysOnly bool) (*Value, error) {
 	record, err := c.it.ValueAndErr()
 	if err != nil {
-		return nil, err
+		return nil, c.replica.damaged(err)
 	}
 	v, err := decodeValue(record, &c.replica.nodes)
 	if err != nil {
-		return nil, fmt.Errorf("%v, key %x: %w", c.replica.replica, c.it.Key(), err)
+		return nil, c.replica.damaged(fmt.Errorf("%v, key %x: %w", c.replica.replica, c.it.Key(), err))
 	}
 	if keysOnly {
 		v.Bytes = nil

@@ -164,6 +164,9 @@ func (g *ReplicaStage) Install() error {
 	}
 	start, end := replicaSpan(r.replica)
 	raise(&r.floor, g.floor)
+	if err := r.state.seeBorders(start, end); err != nil {
+		return fmt.Errorf("installing the state of %v: %w", r.replica, err)
+	}
 	err := r.exchange(func() error {
 		return r.state.guard(func() error {
 			_, err := r.state.db.IngestAndExcise(context.Background(), g.paths, nil, nil, pebble.KeyRange{Start: start, End: end})
@@ -172,7 +175,7 @@ func (g *ReplicaStage) Install() error {
 			}
 			next, err := loadLedger(r.state.db, r.prefix, &r.nodes)
 			if err != nil {
-				return err
+				return r.damaged(err)
 			}
 			r.ledger.Store(next)
 			return nil

@@ -19,7 +19,7 @@ func (v *ReplicaView) WriteTo(w io.Writer) (int64, error) {
 	defer func() { _ = it.Close() }() // its errors are told by it.Error
 	s := streamWriter{w: w}
 	if err := v.stream(it, &s); err != nil {
-		return s.written, fmt.Errorf("streaming the state of %v: %w", v.replica.replica, err)
+		return s.written, fmt.Errorf("streaming the state of %v: %w", v.replica.replica, v.replica.damaged(err))
 	}
 	return s.written, nil
 }

@@ -68,14 +68,23 @@ func OpenState(o StateOptions) (_ *State, err error) {
 	tell = onceFatal(tell)
 	var s *State
 	var flushes flushFailures
+	var compacting sync.Mutex
+	var compactions compactionFailures
 	owner := tell
 	tell = func(e Event) {
 		owner(e)
-		if end, ok := e.(EventFlushEnd); ok {
-			if err := flushes.ended(end.Err); err != nil && s.opened.Load() {
-				s.breakDown(err)
-				owner(EventFatal{Database: stateDatabase, Err: err})
-			}
+		var err error
+		switch e := e.(type) {
+		case EventFlushEnd:
+			err = flushes.ended(e.Err)
+		case EventCompactionEnd:
+			compacting.Lock()
+			err = compactions.ended(e.Err, time.Now())
+			compacting.Unlock()
+		}
+		if err != nil && s.opened.Load() {
+			s.breakDown(err)
+			owner(EventFatal{Database: stateDatabase, Err: err})
 		}
 	}
 	if err := makeDirectory(o.FS, o.Dir); err != nil {
@@ -256,7 +265,7 @@ func (s *State) Replica(r Replica) (*ReplicaState, error) {
 	}
 	rs, err := openReplicaState(s, r)
 	if err != nil {
-		return nil, fmt.Errorf("opening the state of %v: %w", r, err)
+		return nil, fmt.Errorf("opening the state of %v: %w", r, stateDamage(err))
 	}
 	s.replicas[r] = rs
 	return rs, nil
@@ -293,18 +302,15 @@ func (s *State) Destroy(r Replica) error {
 		return err
 	}
 	defer s.leave()
-	s.mu.Lock()
-	rs := s.replicas[r]
-	delete(s.replicas, r)
-	s.mu.Unlock()
-	if rs != nil {
-		return rs.destroy()
-	}
-	return s.excise(r)
+	s.abandon(r)
+	start, end := replicaSpan(r)
+	return s.exciseSpan(start, end)
 }
 
-func (s *State) excise(r Replica) error {
-	start, end := replicaSpan(r)
+func (s *State) exciseSpan(start, end []byte) error {
+	if err := s.seeBorders(start, end); err != nil {
+		return err
+	}
 	return s.guard(func() error {
 		return s.db.Excise(context.Background(), pebble.KeyRange{Start: start, End: end})
 	})

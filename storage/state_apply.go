@@ -113,7 +113,7 @@ func (r *ReplicaState) apply(entries []ApplyEntry) ([][]CommandResult, error) {
 		results[i], flat = flat[:n:n], flat[n:]
 		for j := range n {
 			if err := r.applyCommand(e.Index, &commands[j], &results[i][j], looks); err != nil {
-				return nil, err
+				return nil, r.damaged(err) // the command was decoded: it is what is stored
 			}
 		}
 		commands = commands[n:]

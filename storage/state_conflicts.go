@@ -141,6 +141,7 @@ func (r *ReplicaState) Conflicts(prefix, cursor []byte, limit int) (page []Confl
 		return nil, nil, err
 	}
 	defer r.state.leave()
+	defer func() { err = r.damaged(err) }()
 	all := append(slices.Clip(r.prefix), kindConflict)
 	lower := appendEscapedKey(slices.Clone(all), prefix)
 	it, err := r.iterate(lower, prefixEnd(lower))

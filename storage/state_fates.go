@@ -61,7 +61,7 @@ func (r *ReplicaState) knownFate(d Dot, record []byte) (Fate, error) {
 	}
 	f, err := decodeFate(d, record, &r.nodes)
 	if err != nil {
-		return Fate{}, fmt.Errorf("%v, fate of %v: %w", r.replica, d, err)
+		return Fate{}, r.damaged(fmt.Errorf("%v, fate of %v: %w", r.replica, d, err))
 	}
 	return f, nil
 }

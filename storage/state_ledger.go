@@ -287,7 +287,7 @@ func (r *ReplicaState) storedRecord(key []byte) ([]byte, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, r.damaged(err)
 	}
 	return slices.Clone(record), closer.Close()
 }

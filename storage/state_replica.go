@@ -42,6 +42,7 @@ type ReplicaState struct {
 	// destroyed is set before the data goes: who reads first and asks then
 	// never takes the hole for an answer.
 	destroyed atomic.Bool
+	reported  atomic.Bool // damage was
 }
 
 // position is a place in the log.
@@ -185,12 +186,12 @@ func (r *ReplicaState) read(key []byte) (Value, interface{ Close() error }, erro
 		return Value{}, nil, nil
 	}
 	if err != nil {
-		return Value{}, nil, err
+		return Value{}, nil, r.damaged(err)
 	}
 	v, err := decodeValue(record, &r.nodes)
 	if err != nil {
 		closer.Close()
-		return Value{}, nil, fmt.Errorf("%v, key %q: %w", r.replica, key, err)
+		return Value{}, nil, r.damaged(fmt.Errorf("%v, key %q: %w", r.replica, key, err))
 	}
 	return v, closer, nil
 }
@@ -215,16 +216,4 @@ func (r *ReplicaState) exchange(replace func() error) error {
 	}
 	r.epoch++
 	return replace()
-}
-
-func (r *ReplicaState) destroy() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.exchange(func() error {
-		r.destroyed.Store(true)
-		gone := *r.ledger.Load()
-		gone.applied = position{}
-		r.ledger.Store(&gone)
-		return r.state.excise(r.replica)
-	})
 }

@@ -41,7 +41,7 @@ func (r *ReplicaState) Collectable(floor uint64) bool {
 		return false
 	}
 	found := it.First()
-	return it.Close() == nil && found
+	return r.damaged(it.Close()) == nil && found
 }
 
 // applyFloor raises the floor and removes tombstones behind it. The batch holds

@@ -45,7 +45,7 @@ func (r *ReplicaState) View() (*ReplicaView, error) {
 	v := &ReplicaView{replica: r, pinned: s.db.NewSnapshot(), epoch: r.epoch}
 	applied, err := readApplied(v.pinned, r.prefix)
 	if err != nil {
-		return nil, errors.Join(err, v.pinned.Close())
+		return nil, errors.Join(r.damaged(err), v.pinned.Close())
 	}
 	v.applied = applied
 	s.mu.Lock()
@@ -68,14 +68,13 @@ func (v *ReplicaView) Close() error {
 	}
 	defer s.leave()
 	v.closed = true
-	var err error
 	if v.scan != nil {
-		err = v.scan.Close()
+		_ = v.scan.Close() // its errors were told by Scan
 	}
 	s.mu.Lock()
 	s.views--
 	s.mu.Unlock()
-	return errors.Join(err, v.pinned.Close())
+	return v.pinned.Close()
 }
 
 // iterate opens an iterator over what the view pins of [lower, upper). An open
@@ -153,7 +152,7 @@ func (v *ReplicaView) Scan(o ScanOptions) (ScanPage, error) {
 	}
 	page, err := r.scanPage(v.scan, o)
 	if err != nil {
-		return ScanPage{}, fmt.Errorf("scanning %v: %w", r.replica, err)
+		return ScanPage{}, fmt.Errorf("scanning %v: %w", r.replica, r.damaged(err))
 	}
 	return page, nil
 }
