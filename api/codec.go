@@ -13,8 +13,9 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// strictJSON is protobuf's JSON that refuses unknown fields and enum names: a
-// misspelt option must not be taken for none. It writes default values, so
+// strictJSON is protobuf's JSON that refuses unknown fields and enum names, as a
+// misspelt option must not be taken for none, and bytes that are not padded base64
+// (see checkBytes). It writes default values, so
 // that "found": false is there to be read, and always the same bytes for the
 // same message.
 type strictJSON struct{ name string }
@@ -51,6 +52,9 @@ func (strictJSON) Unmarshal(text []byte, message any) error {
 	}
 	if len(text) == 0 {
 		return errors.New("no json object; try: {}")
+	}
+	if err := checkBytes(text, m.ProtoReflect().Descriptor()); err != nil {
+		return err
 	}
 	return protojson.UnmarshalOptions{}.Unmarshal(text, m)
 }

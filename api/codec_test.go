@@ -5,7 +5,10 @@ import (
 	"compress/gzip"
 	"errors"
 	"io"
+	"strings"
 	"testing"
+
+	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
 )
 
 // The runtime reads what is over the limit to its end, to tell how much it
@@ -37,5 +40,29 @@ func TestUnpackingEndsAtTheLimit(t *testing.T) {
 		if n, err := io.Copy(io.Discard, unpacker); n != MaxMessageSize || err != nil {
 			t.Errorf("unpacked %d bytes: %v", n, err)
 		}
+	}
+}
+
+func TestJSONBytesArePaddedBase64(t *testing.T) {
+	for text, problem := range map[string]string{
+		`{"key":"Y2FydDo0Mg==","value":"YXBwbGU="}`:     "",
+		`{"key":"_-8=","value":""}`:                     "",
+		`{"key":"cart42"}`:                              `try: "Y2FydDQy" for that text`,
+		`{"key":"cart:42"}`:                             `field "key": "cart:42" is not base64`,
+		`{"key":"Y2FydDo0Mg=="  ,  "value": "YXBwbGU"}`: `field "value"`,
+		`{"key":"a==="}`:                                `field "key"`,
+		`{"key":7}`:                                     "invalid value for bytes field",
+		`{"valeu":"YXBwbGU="}`:                          "unknown field",
+		`{`:                                             "unexpected",
+		`{"key":"Y2FydDo0Mg==","consistency":"CONSISTENCY_SLOPPY"}`: "invalid value for enum",
+	} {
+		err := strictJSON{}.Unmarshal([]byte(text), &capstanv1.PutRequest{})
+		if (err == nil) != (problem == "") || err != nil && !strings.Contains(strings.ReplaceAll(err.Error(), "\u00a0", " "), problem) {
+			t.Errorf("%s: %v, want %q", text, err, problem)
+		}
+	}
+	batch := `{"ops":[{"get":{"key":"YQ=="}},{"put":{"key":"YQ==","value":"apple"}}]}`
+	if err := (strictJSON{}).Unmarshal([]byte(batch), &capstanv1.BatchRequest{}); err == nil || !strings.Contains(err.Error(), `field "value": "apple"`) {
+		t.Errorf("in a list: %v", err)
 	}
 }

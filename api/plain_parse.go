@@ -185,16 +185,22 @@ func preconditions(h http.Header) (*capstanv1.Condition, error) {
 func matchOne(tags []etag) (*capstanv1.Condition, error) {
 	var found *storage.Version
 	for _, tag := range tags {
-		v, err := storage.ParseVersion(tag.text)
-		if tag.weak || err != nil || v.Index == 0 || v.String() != tag.text {
+		if _, changed := tag.original(); changed || tag.weak || !isCommitted(tag.text) {
 			continue
 		}
+		v, _ := storage.ParseVersion(tag.text)
 		if found != nil && *found != v {
 			return nil, badOption("if-match with several versions is not offered; try: the one that was read last")
 		}
 		found = &v
 	}
 	if found == nil {
+		for _, tag := range tags {
+			if version, changed := tag.original(); changed {
+				return nil, badOption("if-match: %v is the ETag %q changed on its way, as proxies do that compress answers; "+
+					"try: have the proxy leave /kv/ alone, or send the Capstan-Version header's value in quotes", tag, `"`+version+`"`)
+			}
+		}
 		return nil, refuse(replication.ConditionFailed, `if-match names no committed version; try: the ETag that the key was answered with, quotes included`)
 	}
 	return &capstanv1.Condition{Test: &capstanv1.Condition_Version{Version: protoVersion(found)}}, nil
@@ -211,6 +217,32 @@ func (e etag) String() string {
 		return `W/"` + e.text + `"`
 	}
 	return `"` + e.text + `"`
+}
+
+// compressedSuffixes are what proxies append to the ETag of an answer that they compress.
+var compressedSuffixes = []string{"-gzip", "-br", "-zstd", "-deflate", ";gzip", ";br", ";zstd", ";deflate", "+gzip"}
+
+// original is the version in a tag that a proxy has changed: made weak, or given a suffix.
+// Such a tag never matches, so a client that sends it again and again would never get on.
+func (e etag) original() (version string, changed bool) {
+	for _, suffix := range compressedSuffixes {
+		// A node id ends in a dash and four characters, and so may look like a suffix. What
+		// stands before a suffix still ends like an id.
+		if text, cut := strings.CutSuffix(e.text, suffix); cut && isCommitted(text) && endsLikeNodeID(text) {
+			return text, true
+		}
+	}
+	return e.text, e.weak && isCommitted(e.text)
+}
+
+// isCommitted reports whether text is the text form of a committed version.
+func isCommitted(text string) bool {
+	v, err := storage.ParseVersion(text)
+	return err == nil && v.Index != 0 && v.String() == text
+}
+
+func endsLikeNodeID(version string) bool {
+	return len(version) > 5 && version[len(version)-5] == '-' && strings.Count(version, "-") >= 3
 }
 
 // maxETags bounds a list of tags; more than one is rare.

@@ -243,7 +243,10 @@ func TestPreconditions(t *testing.T) {
 		{"PUT", "/kv/c", []string{"If-Match", "*"}, 412},
 		{"DELETE", "/kv/c", []string{"If-Match", "*"}, 412},
 		{"PUT", "/kv/a", []string{"If-Match", `"9-9-n9-zzzz"`}, 412},
-		{"PUT", "/kv/a", []string{"If-Match", "W/" + v1}, 412},
+		{"PUT", "/kv/a", []string{"If-Match", "W/" + v1}, 400}, // a proxy made it weak
+		{"PUT", "/kv/a", []string{"If-Match", strings.TrimSuffix(v1, `"`) + `-gzip"`}, 400},
+		{"PUT", "/kv/a", []string{"If-Match", "W/" + strings.TrimSuffix(v1, `"`) + `;br"`}, 400},
+		{"PUT", "/kv/a", []string{"If-Match", `"1-65536-n1-gzip"`}, 412}, // the id of a node
 		{"PUT", "/kv/a", []string{"If-Match", `"0-65536-n1-aaaa"`}, 412},
 		{"PUT", "/kv/a", []string{"If-Match", `"01-65536-n1-aaaa"`}, 412},
 		{"PUT", "/kv/a", []string{"If-Match", `"what"`}, 412},

@@ -136,7 +136,7 @@ func (c *rpcCall) refusal() *failure {
 	case http.StatusUnsupportedMediaType:
 		return &failure{
 			code: connect.CodeInvalidArgument, status: c.status, info: notApplied(),
-			message: "content type is none of an rpc; try: Content-Type: application/json, or /kv/ for plain http",
+			message: "content type is none of this rpc; try: Content-Type: application/json, application/connect+json for Scan and ListConflicts, or /kv/ for plain http",
 		}
 	case http.StatusHTTPVersionNotSupported:
 		return &failure{code: connect.CodeUnimplemented, status: c.status, message: "this rpc needs http/2; try: Batch", info: notApplied()}
