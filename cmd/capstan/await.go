@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -39,6 +40,9 @@ to know; 4 if it is still pending.`,
 			}
 			return f.with(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 				r, err := c.AwaitWrite(ctx, args[0], wait, with)
+				if err != nil && cmd.Context().Err() != nil {
+					return (&exitError{status: exitUnknown, err: errors.New("interrupted: it is not known whether the write is decided")}).hint("capstan await " + args[0])
+				}
 				if err != nil {
 					return session.keepFailed(err)
 				}

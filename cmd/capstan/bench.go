@@ -44,7 +44,7 @@ type benchSettings struct {
 	operations         int64
 	rate               float64
 	acks, replicas     uint32
-	noLoad             bool
+	noLoad, keep       bool
 
 	at string // the level, once it is checked
 }
@@ -65,6 +65,8 @@ operation was due.
 put writes, get reads keys that were written before, mixed is half of each. The
 keys are written linearizably, whatever level is measured, and no operation
 carries a session.
+
+The keys are deleted at the end, unless --keep or --no-load is given.
 
 The CPU of eventual writes counts until they are decided, if that takes seconds
 only, and how long it took is told: promotion.`,
@@ -104,7 +106,8 @@ only, and how long it took is told: promotion.`,
 	flags.Float64Var(&s.rate, "rate", 0, "operations a second, an open loop (0: as fast as they are answered)")
 	flags.Uint32Var(&s.acks, "acks", 0, "nodes that have an eventual write on disk before the answer (0: 1)")
 	flags.Uint32Var(&s.replicas, "replicas", 0, "replicas that an eventual read asks (0: 1)")
-	flags.BoolVar(&s.noLoad, "no-load", false, "do not write the keys first: they are there already")
+	flags.BoolVar(&s.noLoad, "no-load", false, "do not write the keys first, and do not delete them: they are there already")
+	flags.BoolVar(&s.keep, "keep", false, "do not delete the keys at the end")
 	return cmd
 }
 
@@ -172,13 +175,16 @@ func (p *program) bench(ctx context.Context, s benchSettings) error {
 	progress := newProgress(p.stderr)
 	defer progress.clear()
 	if s.workload != "put" && !s.noLoad {
-		if err := s.load(ctx, conns, progress); err != nil {
+		if err := s.eachKey(ctx, conns, progress, "writing", func(i int) client.Op { return client.PutOp(s.key(i), s.value()) }); err != nil {
+			if ctx.Err() != nil {
+				return interrupted(ctx)
+			}
 			return err
 		}
 	}
 	if s.warmUp > 0 {
-		if m := s.run(ctx, conns, s.warmUp, 0, progress, "warming up"); ctx.Err() != nil {
-			return m.interrupted(ctx)
+		if s.run(ctx, conns, s.warmUp, 0, progress, "warming up"); ctx.Err() != nil {
+			return interrupted(ctx)
 		}
 	}
 	meter := newMeter()
@@ -197,14 +203,21 @@ func (p *program) bench(ctx context.Context, s benchSettings) error {
 	} else if err := p.write([]byte(r.text())); err != nil {
 		return err
 	}
+	if !s.noLoad && !s.keep {
+		err := s.eachKey(ctx, conns, progress, "deleting", func(i int) client.Op { return client.DeleteOp(s.key(i)) })
+		if progress.clear(); err != nil {
+			p.note("keys that begin with bench: are left in the cluster: %v", err)
+		}
+	}
 	if r.Operations == 0 {
 		return failuref("no operation succeeded")
 	}
 	return nil
 }
 
-// load writes every key, in batches, as many at once as there are connections.
-func (s *benchSettings) load(ctx context.Context, conns []*client.Client, progress *progress) error {
+// eachKey does one operation with every key, in batches, as many at once as there are
+// connections.
+func (s *benchSettings) eachKey(ctx context.Context, conns []*client.Client, progress *progress, doing string, op func(int) client.Op) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	step := max(1, min(loadBatch, loadBytes/(s.keySize+s.valueSize+64)))
@@ -218,7 +231,7 @@ func (s *benchSettings) load(ctx context.Context, conns []*client.Client, progre
 					return
 				}
 				to := min(from+step, s.keys)
-				if err := s.loadRange(ctx, c, from, to); err != nil {
+				if err := s.batch(ctx, c, from, to, op); err != nil {
 					cancel(err)
 					return
 				}
@@ -235,17 +248,17 @@ func (s *benchSettings) load(ctx context.Context, conns []*client.Client, progre
 		case <-finished:
 			return context.Cause(ctx)
 		case <-tick.C:
-			progress.show("writing keys: %d of %d", done.Load(), s.keys)
+			progress.show("%s keys: %d of %d", doing, done.Load(), s.keys)
 		}
 	}
 }
 
-// loadRange may send a batch again whatever became of the last one: the keys
-// are the benchmark's own and writing them twice is the same.
-func (s *benchSettings) loadRange(ctx context.Context, c *client.Client, from, to int) error {
+// batch may send its operations again whatever became of the last try: the keys are the
+// benchmark's own, and doing the same twice is no harm.
+func (s *benchSettings) batch(ctx context.Context, c *client.Client, from, to int, op func(int) client.Op) error {
 	ops := make([]client.Op, 0, to-from)
 	for i := from; i < to; i++ {
-		ops = append(ops, client.PutOp(s.key(i), s.value()))
+		ops = append(ops, op(i))
 	}
 	var err error
 	for range loadTries {
@@ -274,8 +287,9 @@ type measurement struct {
 	missed    int64 // gets that found nothing
 }
 
-func (m *measurement) interrupted(ctx context.Context) error {
-	return failuref("interrupted: %w", context.Cause(ctx))
+// interrupted is for a run that ends before anything was measured.
+func interrupted(ctx context.Context) error {
+	return failuref("interrupted before anything was measured: %w", context.Cause(ctx))
 }
 
 func newLatencies() *hdrhistogram.Histogram {

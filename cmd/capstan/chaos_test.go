@@ -175,9 +175,9 @@ func TestChaosStatus(t *testing.T) {
 	if stdout, stderr, status := shell(t, "", "chaos", "status"); stdout != want || status != 0 {
 		t.Errorf("status %d\n%s\nwant\n%s%s", status, stdout, want, stderr)
 	}
-	want = `{"node":"n1","reached":true,"cut_from":["n2","n3"],"cut_seconds":8.26}
-{"node":"n2","reached":false,"cut_from":[],"cut_seconds":null}
-{"node":"n3","reached":true,"cut_from":["n1"],"cut_seconds":null}
+	want = `{"node":"n1","reached":true,"cutFrom":["n2","n3"],"cutSeconds":8.26}
+{"node":"n2","reached":false,"cutFrom":[],"cutSeconds":null}
+{"node":"n3","reached":true,"cutFrom":["n1"],"cutSeconds":null}
 `
 	if stdout, _, status := shell(t, "", "chaos", "status", "-o", "json"); stdout != want || status != 0 {
 		t.Errorf("status %d\n%s\nwant\n%s", status, stdout, want)

@@ -72,7 +72,13 @@ func TestCommands(t *testing.T) {
 		{name: "near subcommand", args: []string{"node", "lst"}, stderr: "error: unknown command \"lst\" for \"capstan node\"\n  try: capstan node list\n", status: 2},
 		{name: "a group alone", args: []string{"leader"}, stderr: "error: capstan leader needs a command\n  try: capstan leader --help\n", status: 2},
 		{name: "unknown flag", args: []string{"get", "--timout", "3", "k"}, stderr: "error: unknown flag: --timout\n  try: --timeout\n", status: 2},
-		{name: "missing argument", args: []string{"put", "k"}, stderr: "error: capstan put takes KEY VALUE, got 1 argument\n  try: capstan put --help\n", status: 2},
+		{name: "missing argument", args: []string{"put", "k"}, stderr: "error: capstan put takes KEY VALUE, got 1 argument\n  try: capstan put KEY - reads the value from standard input\n", status: 2},
+		{name: "duration without unit", args: []string{"get", "--timeout", "5", "k"}, stderr: "error: invalid argument \"5\" for \"--timeout\" flag: time: missing unit in duration \"5\"\n  try: --timeout 5s\n", status: 2},
+		{name: "value that looks like a flag", args: []string{"put", "k", "-5"}, stderr: "error: unknown shorthand flag: '5' in -5\n  try: capstan put -- and then the arguments, if one of them begins with a dash\n", status: 2},
+		{name: "help about nothing", args: []string{"help", "frobnicate"}, stderr: "error: no help for \"frobnicate\": there is no such command\n  try: capstan --help\n", status: 2},
+		{name: "help about nothing in a group", args: []string{"help", "node", "lst"}, stderr: "error: no help for \"node lst\": there is no such command\n  try: capstan --help\n", status: 2},
+		{name: "completion of a node", args: []string{"__complete", "node", "remove", ""}, stdout: ":4\n", stderr: "Completion ended with directive: ShellCompDirectiveNoFileComp\n"},
+		{name: "completion of a file", args: []string{"__complete", "put", "k", "--file", ""}, stdout: ":0\n", stderr: "Completion ended with directive: ShellCompDirectiveDefault\n"},
 		{name: "bounded put", args: []string{"put", "--consistency", "bounded", "k", "v"}, stderr: "error: a write is linearizable or eventual, never bounded\n", status: 2},
 		{name: "bounded without bound", args: []string{"get", "--consistency", "bounded", "k"}, stderr: "error: a bounded read needs --max-staleness\n  try: --consistency bounded --max-staleness 5s\n", status: 2},
 		{name: "bound without bounded", args: []string{"get", "--max-staleness", "5s", "k"}, stderr: "error: --max-staleness belongs to --consistency bounded\n", status: 2},
@@ -104,6 +110,29 @@ func TestCommands(t *testing.T) {
 				t.Errorf("sent %s\nwant %s", prototext.Format(sent), prototext.Format(test.request))
 			}
 		})
+	}
+}
+
+func TestVersionFlag(t *testing.T) {
+	flag, _, status := shell(t, "", "--version")
+	if command, _, _ := shell(t, "", "version"); flag != command || status != 0 || !strings.HasPrefix(flag, "capstan ") {
+		t.Errorf("--version says %q with status %d, version says %q", flag, status, command)
+	}
+}
+
+// An endpoint at which no node answers is explained.
+func TestWrongEndpoints(t *testing.T) {
+	for endpoint, want := range map[string]string{
+		"http://127.0.0.1:7821":  "http://127.0.0.1:7820: port 7821 is usually for other nodes",
+		"http://[::1]:7832":      "http://[::1]:7830: port 7832",
+		"https://127.0.0.1:7820": "http://127.0.0.1:7820: nodes serve no TLS",
+		"http://db.local":        "http://db.local:7820: without a port",
+		"http://127.0.0.1:7820":  "--endpoints with the address of a running node",
+		"n1":                     "--endpoints with the address of a running node",
+	} {
+		if got := wrongEndpoint([]string{endpoint}); !strings.HasPrefix(got, want) {
+			t.Errorf("%s: %q, want %q", endpoint, got, want)
+		}
 	}
 }
 
@@ -281,6 +310,12 @@ func TestBench(t *testing.T) {
 	args := []string{"bench", "--duration", "100ms", "--warm-up", "10ms", "--keys", "600", "--clients", "4", "--conns", "2"}
 	stdout, stderr, status := shell(t, "", args...)
 	if status != 0 || !strings.Contains(stdout, "throughput") || !strings.Contains(stdout, "us per operation") || !strings.Contains(stdout, "errors      none") || stderr != "" {
+		t.Errorf("status %d\n%s\n%s", status, stdout, stderr)
+	}
+	if last := f.sent(&capstanv1.BatchRequest{}).(*capstanv1.BatchRequest); last.GetOps()[0].GetDelete() == nil {
+		t.Errorf("the keys are left behind: %v", last)
+	}
+	if stdout, stderr, status := shell(t, "", append(args, "--keep")...); status != 0 || f.sent(&capstanv1.BatchRequest{}).(*capstanv1.BatchRequest).GetOps()[0].GetPut() == nil {
 		t.Errorf("status %d\n%s\n%s", status, stdout, stderr)
 	}
 	stdout, _, status = shell(t, "", append(args, "-o", "json", "--workload", "put", "--rate", "200")...)

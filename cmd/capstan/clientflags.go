@@ -52,6 +52,9 @@ func (f *clientFlags) add(p *program, cmd *cobra.Command) {
 // dial makes the client for one call: the endpoints forward it, so the ring is
 // not worth a question. It carries no session unless it is told to.
 func (f *clientFlags) dial() (*client.Client, error) {
+	if f.p.asked = f.endpoints; f.via != "" {
+		f.p.asked = []string{f.via}
+	}
 	c, err := client.New(client.Options{Endpoints: f.endpoints, Via: f.via, Timeout: f.timeout, NoRing: true, NoSession: true})
 	if err != nil {
 		return nil, usageErrorf("%w", err).hint("--endpoints http://127.0.0.1:7820")

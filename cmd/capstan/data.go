@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -153,8 +154,9 @@ type writeResult struct {
 	note              string
 }
 
-// holders says where an eventual write is on disk: at so many nodes, which are
-// replicas unless the node that accepted it could reach none.
+// holders says where an eventual write is on disk: at so many replicas, if the node that
+// accepted it is one. Another node keeps a copy besides the replicas that it reaches, and
+// does not say how many those are.
 func holders(ctx context.Context, c *client.Client, key []byte, v client.Version, acks uint32) string {
 	located, err := c.Locate(ctx, key)
 	if err != nil {
@@ -166,10 +168,7 @@ func holders(ctx context.Context, c *client.Client, key []byte, v client.Version
 			return fmt.Sprintf("%d of %s", acks, count(len(located.GetReplicas()), "replica"))
 		}
 	}
-	if acks == 1 {
-		return fmt.Sprintf("1 node, none of the %s", count(len(located.GetReplicas()), "replica"))
-	}
-	return count(int(acks), "node") + ", not all of them replicas"
+	return count(int(acks), "node")
 }
 
 // nameOfID is a node's name: its id is that and random characters.
@@ -202,7 +201,12 @@ later, or loses to another write and is listed by capstan conflicts. Conditions
 			if cmd.Flags().Changed("file") {
 				return arguments("KEY")(cmd, args)
 			}
-			return arguments("KEY", "VALUE")(cmd, args)
+			err := arguments("KEY", "VALUE")(cmd, args)
+			var usage *exitError
+			if len(args) == 1 && errors.As(err, &usage) {
+				return usage.hint("capstan put KEY - reads the value from standard input")
+			}
+			return err
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts, err := f.options(cmd)

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/url"
+	"strconv"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -69,6 +72,13 @@ func flagError(cmd *cobra.Command, err error) error {
 			return e.hint("--" + near)
 		}
 	}
+	var invalid *pflag.InvalidValueError
+	switch {
+	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "":
+		return e.hint(cmd.CommandPath() + " -- and then the arguments, if one of them begins with a dash")
+	case errors.As(err, &invalid) && strings.Contains(err.Error(), "missing unit"):
+		return e.hint(fmt.Sprintf("--%s %ss", invalid.GetFlag().Name, invalid.GetValue()))
+	}
 	return e.hint(cmd.CommandPath() + " --help")
 }
 
@@ -82,7 +92,7 @@ func (p *program) finish(cmd *cobra.Command, err error) int {
 		if p.json {
 			p.printErrorJSON(remote)
 		} else {
-			printRemoteError(p.stderr, remote)
+			printRemoteError(p.stderr, remote, p.asked)
 		}
 		return statusOf(remote)
 	}
@@ -125,7 +135,7 @@ var readOps = map[string]bool{"get": true, "scan": true, "status": true, "locate
 // orderOps are the calls that change the cluster and write no key.
 var orderOps = map[string]bool{"transfer leadership": true, "drain node": true, "remove node": true, "set cut": true}
 
-func printRemoteError(w io.Writer, e *client.Error) {
+func printRemoteError(w io.Writer, e *client.Error, asked []string) {
 	fmt.Fprintf(w, "error: %s: %s\n", e.Code, e.Message)
 	try := e.Try
 	switch {
@@ -156,11 +166,32 @@ func printRemoteError(w io.Writer, e *client.Error) {
 		fmt.Fprintln(w, "  not applied: nothing was written, a retry is safe")
 	}
 	if try == "" && e.Info == nil && e.Code == connect.CodeUnavailable {
-		try = "--endpoints with the address of a running node, or capstan demo to start three"
+		try = wrongEndpoint(asked)
 	}
 	if try != "" {
 		fmt.Fprintf(w, "  try: %s\n", try)
 	}
+}
+
+// wrongEndpoint says what may be wrong with endpoints of which none answered like a node.
+func wrongEndpoint(endpoints []string) string {
+	for _, endpoint := range endpoints {
+		u, err := url.Parse(endpoint)
+		if err != nil || u.Host == "" {
+			continue // a node's name
+		}
+		host := u.Hostname()
+		switch port, _ := strconv.Atoi(u.Port()); {
+		case u.Scheme == "https":
+			return fmt.Sprintf("http://%s: nodes serve no TLS by themselves", u.Host)
+		case u.Port() == "":
+			return fmt.Sprintf("http://%s: without a port, %s means port 80", net.JoinHostPort(host, "7820"), endpoint)
+		case port >= 7820 && port < 8820 && (port%10 == 1 || port%10 == 2):
+			return fmt.Sprintf("http://%s: port %d is usually for other nodes (peer or gossip), not for clients",
+				net.JoinHostPort(host, strconv.Itoa(port-port%10)), port)
+		}
+	}
+	return "--endpoints with the address of a running node, or capstan demo to start three"
 }
 
 func (p *program) printErrorJSON(e *client.Error) {

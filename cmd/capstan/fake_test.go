@@ -217,8 +217,12 @@ func (f *fake) Delete(_ context.Context, r *capstanv1.DeleteRequest) (*capstanv1
 
 func (f *fake) Batch(_ context.Context, r *capstanv1.BatchRequest) (*capstanv1.BatchResponse, error) {
 	m := &capstanv1.BatchResponse{}
-	for range r.GetOps() {
-		m.Results = append(m.Results, &capstanv1.Result{Result: &capstanv1.Result_Put{Put: f.put}})
+	for _, o := range r.GetOps() {
+		result := &capstanv1.Result{Result: &capstanv1.Result_Put{Put: f.put}}
+		if o.GetDelete() != nil {
+			result.Result = &capstanv1.Result_Delete{Delete: f.delete}
+		}
+		m.Results = append(m.Results, result)
 	}
 	return m, f.enter(r)
 }

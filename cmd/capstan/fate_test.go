@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,6 +52,16 @@ func TestAwait(t *testing.T) {
 			}
 		})
 	}
+	t.Run("interrupted", func(t *testing.T) {
+		f := newFake(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		var stdout, stderr bytes.Buffer
+		status := run(ctx, nil, []string{"await", "wr_x", "--via", f.url}, nil, &stdout, &stderr)
+		if stdout.Len() > 0 || !strings.HasPrefix(stderr.String(), "error: interrupted") || status != 4 {
+			t.Errorf("got %q, %q, %d", &stdout, &stderr, status)
+		}
+	})
 	t.Run("one that was never given", func(t *testing.T) {
 		f := newFake(t)
 		f.fail = failure(connect.CodeInvalidArgument, "not a receipt of this cluster", &capstanv1.ErrorInfo{Reason: capstanv1.Reason_REASON_BAD_TOKEN, Outcome: capstanv1.Outcome_OUTCOME_NOT_APPLIED})

@@ -134,8 +134,8 @@ func (l *lab) tell(ctx context.Context, nodes []*capstanv1.Node, from map[string
 type nodeCut struct {
 	Node    string   `json:"node"`
 	Reached bool     `json:"reached"`
-	From    []string `json:"cut_from"`
-	Seconds *float64 `json:"cut_seconds"` // null: not known
+	From    []string `json:"cutFrom"`
+	Seconds *float64 `json:"cutSeconds"` // null: not known
 }
 
 // cuts asks every node, before any of them is told anything: one that is down need

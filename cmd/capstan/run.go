@@ -4,9 +4,11 @@ import (
 	"context"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 )
 
@@ -17,7 +19,8 @@ type program struct {
 	stdout, stderr io.Writer
 	json           bool // errors are printed as JSON too
 	waiting        *waiting
-	sinks          []*sink // of neverWait
+	asked          []string // endpoints
+	sinks          []*sink  // of neverWait
 }
 
 // run is the whole program: it returns the exit status.
@@ -53,6 +56,9 @@ pending; 5 (serve) the cluster refuses the data directory for good.`,
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(flagError)
+	root.Version = versionText()
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.SetHelpCommand(helpCommand())
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.AddGroup(
 		&cobra.Group{ID: "data", Title: "Data:"},
@@ -68,7 +74,43 @@ pending; 5 (serve) the cluster refuses the data directory for good.`,
 	add("data", p.getCommand(), p.putCommand(), p.deleteCommand(), p.scanCommand(), p.awaitCommand(), p.conflictsCommand())
 	add("cluster", p.statusCommand(), p.ringCommand(), p.explainCommand(), p.nodeCommand(), p.leaderCommand(), p.chaosCommand())
 	add("run", p.demoCommand(), p.serveCommand(), p.benchCommand(), p.versionCommand())
+	completeNoFiles(root)
 	return root
+}
+
+// helpCommand is cobra's own, but an unknown topic is a usage error.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "help about a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			topic, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return usageErrorf("no help for %q: there is no such command", strings.Join(args, " ")).hint("capstan --help")
+			}
+			topic.InitDefaultHelpFlag()
+			return topic.Help()
+		},
+	}
+}
+
+// fileFlags are the flags whose values name files or directories.
+var fileFlags = []string{"file", "session-file", "config", "data-dir"}
+
+// completeNoFiles keeps the shell from offering files where keys, values, nodes and numbers
+// are wanted.
+func completeNoFiles(c *cobra.Command) {
+	if c.ValidArgsFunction == nil && len(c.ValidArgs) == 0 {
+		c.ValidArgsFunction = cobra.NoFileCompletions
+	}
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		if !slices.Contains(fileFlags, f.Name) {
+			_ = c.RegisterFlagCompletionFunc(f.Name, cobra.NoFileCompletions) // it has one already
+		}
+	})
+	for _, child := range c.Commands() {
+		completeNoFiles(child)
+	}
 }
 
 // groupCommand is a command that only holds others.

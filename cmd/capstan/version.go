@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"runtime"
 	"runtime/debug"
 
@@ -27,18 +28,11 @@ func (p *program) versionCommand() *cobra.Command {
 		Example: `  capstan version`,
 		Args:    arguments(),
 		RunE: func(*cobra.Command, []string) error {
-			v, revision := buildVersion()
 			switch output {
 			case "text":
-				if revision != "" {
-					revision = "  revision " + revision
-				}
-				loud := ""
-				if faultBuild != nil {
-					loud = "  WITH PLANTED FAULTS: for tests only, never keep data with it"
-				}
-				return p.printf("capstan %s%s  %s  %s/%s  protocol %s%s\n", v, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH, protocol, loud)
+				return p.printf("%s\n", versionText())
 			case "json":
+				v, revision := buildVersion()
 				out := struct {
 					Version   string   `json:"version"`
 					Revision  string   `json:"revision"`
@@ -61,6 +55,19 @@ func (p *program) versionCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
 	return cmd
+}
+
+// versionText is what capstan version prints.
+func versionText() string {
+	v, revision := buildVersion()
+	if revision != "" {
+		revision = "  revision " + revision
+	}
+	loud := ""
+	if faultBuild != nil {
+		loud = "  WITH PLANTED FAULTS: for tests only, never keep data with it"
+	}
+	return fmt.Sprintf("capstan %s%s  %s  %s/%s  protocol %s%s", v, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH, protocol, loud)
 }
 
 // buildVersion is the release, or what the build knows of the source.

@@ -66,6 +66,7 @@ type ClusterServiceClient interface {
 	LocateKey(context.Context, *v1.LocateKeyRequest) (*v1.LocateKeyResponse, error)
 	// DrainNode begins to move everything off a node and returns once that is
 	// decided; GetStatus shows how far it is. Draining a node twice is no error.
+	// Not built yet: it answers unimplemented, as replicas cannot move.
 	DrainNode(context.Context, *v1.DrainNodeRequest) (*v1.DrainNodeResponse, error)
 	// RemoveNode takes a node out of the cluster for good. It refuses a node
 	// that still holds what would be lost.
@@ -185,6 +186,7 @@ type ClusterServiceHandler interface {
 	LocateKey(context.Context, *v1.LocateKeyRequest) (*v1.LocateKeyResponse, error)
 	// DrainNode begins to move everything off a node and returns once that is
 	// decided; GetStatus shows how far it is. Draining a node twice is no error.
+	// Not built yet: it answers unimplemented, as replicas cannot move.
 	DrainNode(context.Context, *v1.DrainNodeRequest) (*v1.DrainNodeResponse, error)
 	// RemoveNode takes a node out of the cluster for good. It refuses a node
 	// that still holds what would be lost.

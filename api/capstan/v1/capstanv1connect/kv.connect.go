@@ -73,7 +73,7 @@ type KVServiceClient interface {
 	// client gives none, is the wait asked for and 5 seconds.
 	AwaitWrite(context.Context, *v1.AwaitWriteRequest) (*v1.AwaitWriteResponse, error)
 	// Pipeline runs operations as they come and answers each as it is ready,
-	// many in a message. HTTP/2 only.
+	// many in a message. HTTP/2 only. Not built yet: it answers unimplemented.
 	Pipeline(context.Context) (*connect.BidiStreamForClientSimple[v1.PipelineRequest, v1.PipelineResponse], error)
 	// ListConflicts lists writes that lost to another and were kept for a look,
 	// in byte order of their keys. The list is bounded by size and age.
@@ -237,7 +237,7 @@ type KVServiceHandler interface {
 	// client gives none, is the wait asked for and 5 seconds.
 	AwaitWrite(context.Context, *v1.AwaitWriteRequest) (*v1.AwaitWriteResponse, error)
 	// Pipeline runs operations as they come and answers each as it is ready,
-	// many in a message. HTTP/2 only.
+	// many in a message. HTTP/2 only. Not built yet: it answers unimplemented.
 	Pipeline(context.Context, *connect.BidiStream[v1.PipelineRequest, v1.PipelineResponse]) error
 	// ListConflicts lists writes that lost to another and were kept for a look,
 	// in byte order of their keys. The list is bounded by size and age.
