@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -31,12 +32,13 @@ const (
 type want struct {
 	index uint64
 	dots  []storage.DotRange
-	// highest is the session's highest timestamp; it does not travel.
+	// What follows does not travel: it matters only where no replica answers.
+
+	// highest is the session's highest timestamp.
 	highest hlc.Timestamp
-	// dropped: of the partition the session may have seen what every replica has
-	// applied, and every other member has heard of, and its token does not say so.
-	// It does not travel: it matters only where no replica answers.
-	dropped bool
+	// session says that the request has one, and known that its token says
+	// something of the partition.
+	session, known bool
 }
 
 // maxMissing bounds the runs of writes that others are asked for.
@@ -54,30 +56,38 @@ func (w want) elsewhere(missing []storage.DotRange) []storage.DotRange {
 
 // wanted is the session's past in the partition.
 func wanted(p partition.ID, past *session.Token) want {
-	index := past.Index(p)
-	return want{index, past.Undecided(p), past.Highest(), index == 0 && !past.Empty()}
+	return want{past.Index(p), past.Undecided(p), past.Highest(), !past.Empty(), past.Knows(p)}
 }
 
-// unsaid is an index that covers what was dropped from the token, at a node that
-// has heard of so much. One that has heard of nothing has just joined, and was not
-// asked when it was dropped: it has no such index, and no write of its own has
-// heard of even the first entry.
-func (w want) unsaid(heard uint64) uint64 {
-	if !w.dropped {
+// unsaid is an index that covers what the session may have seen of the partition
+// without its token saying so, at a node that has heard of saved for good: tokens
+// leave out what all members have heard of for good. It is asked of a node that
+// reaches no replica, and shows t. If the token names t, there is nothing to cover:
+// while it names a write it keeps the partition, and what it says of the partition
+// is at least what it left out before (noteState).
+func (w want) unsaid(t *storage.Tentative, saved uint64, covers bool) uint64 {
+	switch {
+	case !w.session || w.known && w.has(t.Dot):
 		return 0
+	case !covers: // this node has just joined: it was not asked when it was left out
+		return math.MaxUint64
 	}
-	return max(heard, 1)
+	return saved
 }
 
-// metBy reports whether t, held here, may answer by itself, w being what it
+// has reports whether the session wrote or saw that undecided write.
+func (w want) has(d storage.Dot) bool {
+	return slices.ContainsFunc(w.dots, func(r storage.DotRange) bool {
+		return r.Node == d.Node && r.Incarnation == d.Incarnation && r.First <= d.Sequence && d.Sequence <= r.Last
+	})
+}
+
+// metBy reports whether t, held here, may answer by itself, elsewhere being what it
 // leaves to be wanted of others. Its node had heard of all that the session has
 // seen; but it need not have held that, so a version of the key that t does not
 // win over has to be ruled out too.
-func (w want) metBy(t *storage.Tentative, seen []storage.DotRange) bool {
-	return len(w.dots) == 0 && w.index <= t.Base &&
-		(t.Timestamp >= w.highest || slices.ContainsFunc(seen, func(r storage.DotRange) bool {
-			return r.Node == t.Dot.Node && r.Incarnation == t.Dot.Incarnation && r.First <= t.Dot.Sequence && t.Dot.Sequence <= r.Last
-		}))
+func (w want) metBy(t *storage.Tentative, elsewhere want) bool {
+	return len(elsewhere.dots) == 0 && elsewhere.index <= t.Base && (t.Timestamp >= w.highest || w.has(t.Dot))
 }
 
 // getEventual answers from the nearest replica, merged with what this node
@@ -122,10 +132,10 @@ func (r *router) answer(ring *control.State, p partition.ID, past *session.Token
 func note(p partition.ID, past *session.Token, e *storage.LocalEntry, applied uint64) {
 	switch {
 	case e.Tentative != nil:
+		noteState(past, p, applied)
 		past.Tentative(p, e.Tentative.Dot, e.Tentative.Base, e.Tentative.Timestamp)
 	case e.Held != nil:
-		past.Saw(p, e.Held.Version.Index)
-		past.Observe(e.Held.Version.Timestamp)
+		noteCommitted(past, p, e.Held.Version, applied)
 	default:
 		past.Saw(p, applied)
 	}
@@ -196,10 +206,12 @@ func (r *router) nearOnce(ctx context.Context, ring *control.State, p partition.
 	others, err := r.nearElsewhere(ctx, ring, p, key, elsewhere, replicas-len(reads))
 	reads = append(reads, others...)
 	if len(reads) == 0 {
-		elsewhere.highest = w.highest
-		elsewhere.index = max(elsewhere.index, w.unsaid(log.Heard()))
+		if own.Tentative != nil {
+			saved, covers := log.Saved()
+			elsewhere.index = max(elsewhere.index, w.unsaid(own.Tentative, saved, covers))
+		}
 		switch {
-		case own.Tentative != nil && elsewhere.metBy(own.Tentative, w.dots):
+		case own.Tentative != nil && w.metBy(own.Tentative, elsewhere):
 			return nearRead{own, r.self}, nil
 		case refused != nil:
 			return nearRead{}, refused // what the replica here lacks, nobody had

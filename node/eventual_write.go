@@ -57,8 +57,17 @@ func (r *router) writeEventual(ctx context.Context, w exchange.Write, acks uint3
 	p := partition.Of(w.Key, len(ring.Partitions))
 	w.Partition, w.Acks, w.Base, w.After = p, int(max(acks, 1)), past.Index(p), past.Highest()
 	if r.serving(p) == nil {
-		index, newest := r.heardThere(ctx, ring, p, w.Key)
-		w.Base, w.After = max(w.Base, index), max(w.After, newest)
+		heard, answered := r.heardThere(ctx, ring, p, w.Key)
+		w.Base, w.After = max(w.Base, heard.index), max(w.After, heard.newest)
+		if !answered && !past.Empty() && !past.Knows(p) {
+			log, err := r.exchange.Tentative(p)
+			if err != nil {
+				return nil, err
+			}
+			if _, covers := log.Saved(); !covers {
+				return nil, justJoined(p)
+			}
+		}
 	}
 	done, err := r.exchange.Accept(ctx, w)
 	var refusal *replication.Error
@@ -93,11 +102,22 @@ func (r *router) writeEventual(ctx context.Context, w exchange.Write, acks uint3
 	}, nil
 }
 
-// heardThere is the index that another node's replica of p has reached, and the
-// highest timestamp of key there: a write that is accepted here, where there is
-// no replica, has heard of both. Zero if nobody answers soon: the write then has
-// heard of what this node has.
-func (r *router) heardThere(ctx context.Context, ring *control.State, p partition.ID, key []byte) (index uint64, newest hlc.Timestamp) {
+// justJoined refuses a write of a session that may have seen more than this node
+// has heard of: with the base that the write would get it could lose to what the
+// session has seen, or wrote before.
+func justJoined(p partition.ID) *replication.Error {
+	return &replication.Error{
+		Reason: replication.SessionBehind, Outcome: replication.NotApplied,
+		Message: fmt.Sprintf("this node has just joined, reaches no replica of partition %d, "+
+			"and has not heard yet of all that this session may have seen there", p),
+		Try: "another node, again when this node reaches others, or without the session",
+	}
+}
+
+// heardThere is what another node's replica of p has heard of: a write that is
+// accepted here, where there is no replica, has heard of that too. If nobody
+// answers soon, the write has heard of what this node has.
+func (r *router) heardThere(ctx context.Context, ring *control.State, p partition.ID, key []byte) (found heard, answered bool) {
 	nodes := r.nearest(ring, p)
 	leader := r.hint(p) // it knows of more than the others
 	slices.SortStableFunc(nodes, func(a, b partition.NodeID) int { return b2i(b == leader) - b2i(a == leader) })
@@ -110,9 +130,9 @@ func (r *router) heardThere(ctx context.Context, ring *control.State, p partitio
 		return decodeHeard(answer)
 	})
 	for _, a := range answers {
-		index, newest = max(index, a.answer.index), max(newest, a.answer.newest)
+		found.index, found.newest = max(found.index, a.answer.index), max(found.newest, a.answer.newest)
 	}
-	return index, newest
+	return found, len(answers) > 0
 }
 
 // nearest are the other nodes that hold a replica of p and are worth asking:

@@ -139,10 +139,10 @@ func (h *replica) fate(d storage.Dot) (*capstanv1.AwaitWriteResponse, error) {
 	}
 	seen := new(session.Token)
 	if fate.Kind != storage.FatePending {
-		if fate.Index == 0 { // no longer known: it is by now
-			fate.Index, _ = h.state.Applied()
-		}
-		seen.Saw(h.partition, fate.Index)
+		// Not the index of the fate: the session that this is added to may have
+		// dropped a higher one.
+		applied, _ := h.state.Applied()
+		seen.Saw(h.partition, applied)
 		seen.Observe(fate.Version.Timestamp)
 	}
 	resp.Session, err = h.sessions.token(seen)

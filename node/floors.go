@@ -14,6 +14,7 @@ func (n *Node) openReports() error {
 	reporter, err := reports.New(reports.Config{
 		Self: n.id, Start: n.identity.Starts(), Peers: peers{n.transport}, Ring: n.ring, Alive: n.alive,
 		Tentative: func(p partition.ID) (reports.Tentative, error) { return n.exchange.Tentative(p) },
+		SaveHeard: n.log.SaveHeard,
 		Replica: func(p partition.ID) reports.Replica {
 			if here := n.replicas.replica(p); here != nil && !here.failed() {
 				return reportsReplica{here}
@@ -54,6 +55,16 @@ func (n *Node) exists(p partition.ID) func(storage.Dot) bool {
 	}
 	here := n.replicas.replica(p)
 	return func(d storage.Dot) bool { return log.Holds(d) || here != nil && here.state.PromotedHas(d) }
+}
+
+// reached is the index of p that this node has heard of for good.
+func (n *Node) reached(p partition.ID) uint64 {
+	log, err := n.exchange.Tentative(p)
+	if err != nil {
+		return 0 // closing: nothing is answered any more
+	}
+	index, _ := log.Saved()
+	return index
 }
 
 // reportsReplica is a replica as the reporter uses it.

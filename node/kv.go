@@ -60,11 +60,10 @@ func (h *replica) get(ctx context.Context, req *capstanv1.GetRequest) (*capstanv
 		return nil, fmt.Errorf("read partition %d: %w", h.partition, err)
 	}
 	resp := &capstanv1.GetResponse{Freshness: &capstanv1.Freshness{ServedBy: h.servedBy, Staleness: durationpb.New(staleness)}}
+	applied, _ := h.state.Applied()
 	if found {
-		past.Saw(h.partition, value.Version.Index)
-		past.Observe(value.Version.Timestamp)
+		noteCommitted(past, h.partition, value.Version, applied)
 	} else {
-		applied, _ := h.state.Applied()
 		past.Saw(h.partition, applied)
 	}
 	if found && !value.Tombstone {
@@ -179,11 +178,10 @@ func (h *replica) write(ctx context.Context, c storage.Command, token string) (s
 		return result, token, nil
 	}
 	// What the key holds was seen, too.
+	applied, _ := h.state.Applied()
 	if result.Current != nil {
-		past.Saw(h.partition, result.Current.Index)
-		past.Observe(result.Current.Timestamp)
+		noteCommitted(past, h.partition, *result.Current, applied)
 	} else {
-		applied, _ := h.state.Applied()
 		past.Saw(h.partition, applied)
 	}
 	failed := conditionFailed(result.Current)

@@ -265,7 +265,7 @@ func (n *Node) openPeers() (err error) {
 	}
 	n.onClose(n.exchange.Close)
 	n.sessions = n.router.sessions
-	n.sessions.exists, n.sessions.decided = n.exists, n.exchange.Decided
+	n.sessions.exists, n.sessions.decided, n.sessions.reached = n.exists, n.exchange.Decided, n.reached
 	relayed := n.sessions.relayed()
 	n.replicas.exchange, n.replicas.sessions = n.exchange, n.sessions
 	n.replicas.opener = &groupOpener{

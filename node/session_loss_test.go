@@ -1,6 +1,8 @@
 package node
 
 import (
+	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -73,4 +75,135 @@ func TestASessionOutlivesAWriteThatNobodyHas(t *testing.T) {
 			m.mustWrite(ask{talk: me}, keyIn(0, 4, 3), "after")
 		}
 	}, disks.attach)
+}
+
+// tidied has a session write linearizably in partition 0, and goes on until the
+// session's token leaves the partition out: every member has heard of the write.
+func (w *world) tidied(at *machine, key, value string) *talk {
+	w.t.Helper()
+	const p = 0
+	me := &talk{}
+	at.mustWrite(ask{talk: me}, key, value)
+	w.eventually(time.Minute, "the token leaves the partition out", func() error {
+		at.mustRead(ask{talk: me, level: eventual}, key, value)
+		past, err := at.running().sessions.read(me.token)
+		if err == nil && (past.Empty() || past.Knows(p)) {
+			err = errors.New("not yet")
+		}
+		return err
+	})
+	return me
+}
+
+// A session's token leaves out what every member has heard of. A member without a
+// replica crashes, starts again, and takes the session's next write: it still has
+// heard of the session's first one, so that the second one stands.
+func TestWhatAMemberHasHeardOfOutlivesACrash(t *testing.T) {
+	for _, test := range []struct {
+		what   string
+		keep   int // percent of what was not synced
+		cutOff bool
+	}{
+		{"its process was killed, first request", 100, false},
+		{"its process was killed, cut off", 100, true},
+		{"its power was cut, first request", 0, false},
+		{"its power was cut, cut off", 0, true},
+	} {
+		t.Run(test.what, func(t *testing.T) {
+			inCluster(t, 5, func(w *world) {
+				const p = 0
+				holders, others := w.holders(p)
+				m, key := others[0], keyIn(p, 4, 1)
+				me := w.tidied(holders[0], key, "first")
+				if test.cutOff {
+					w.cut(m)
+				}
+				m.crash(test.keep)
+				time.Sleep(time.Second)
+				m.start()
+				r := m.mustWrite(ask{level: eventual, talk: me}, key, "second")
+				m.mustRead(ask{level: eventual, talk: me}, key, "second")
+				w.heal()
+				w.awaitNoBacklog()
+				m.mustBecome(r.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
+				holders[0].mustRead(ask{}, key, "second")
+			})
+		})
+	}
+}
+
+// The same for what a session is shown: another client's write, taken by a member
+// that was killed and is cut off, is not shown to a session which saw a write that
+// this one loses to.
+func TestWhatAMemberShowsAfterACrash(t *testing.T) {
+	inCluster(t, 5, func(w *world) {
+		const p = 0
+		holders, others := w.holders(p)
+		m, key := others[0], keyIn(p, 4, 1)
+		m.mustWrite(ask{level: eventual}, keyIn(p, 4, 7), "x") // some index is durable with it
+		w.awaitNoBacklog()
+		time.Sleep(5 * time.Second)
+		me := w.tidied(holders[0], key, "first")
+		w.cut(m)
+		m.crash(100)
+		m.start()
+		r := m.mustWrite(ask{level: eventual}, key, "another client's")
+		shown, err := m.read(ask{level: eventual, talk: me}, key)
+		w.heal()
+		w.awaitNoBacklog()
+		fate, lost := m.await(r.GetReceipt(), time.Minute)
+		if lost != nil {
+			t.Fatal(lost)
+		}
+		if err == nil && fate.GetFate() != capstanv1.Fate_FATE_COMMITTED {
+			t.Errorf("the session wrote first, and was shown %q, which is %v", shown.GetValue(), fate.GetFate())
+		}
+	})
+}
+
+// A node that has just joined, and reaches nobody any more, does not know how much of
+// a session's past its token leaves out: it refuses the session's write, and takes
+// that of others. Once it has heard from all members it takes both.
+func TestAJoinerRefusesASessionWhosePastItMayNotKnow(t *testing.T) {
+	inCluster(t, 5, func(w *world) {
+		const p = 0
+		holders, _ := w.holders(p)
+		key := keyIn(p, 4, 1)
+		me := w.tidied(holders[0], key, "first")
+		// One member does not tell it anything. It is not the control group's leader,
+		// who has to.
+		silent := slices.IndexFunc(w.machines, func(m *machine) bool { return !m.running().control.group.Leads() })
+		j := w.addMachine()
+		w.net.Cut(j.host, w.machines[silent].host)
+		w.net.Cut(w.machines[silent].host, j.host)
+		j.start()
+		w.eventually(time.Minute, "it belongs to the cluster", func() error {
+			if !slices.Contains(j.running().ring().Members(), j.running().id) || !j.running().ring().Placed() {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+		time.Sleep(5 * time.Second)
+		w.cut(j)
+		j.awaitAlone()
+		before := &talk{me.token}
+		_, err := j.write(ask{level: eventual, talk: me}, key, "too soon")
+		w.refusal(err, replication.SessionBehind, replication.NotApplied)
+		stranger := j.mustWrite(ask{level: eventual}, key, "another client's")
+		if _, err := j.read(ask{level: eventual, talk: before}, key); err == nil {
+			t.Error("it shows a session what it may have seen replaced")
+		}
+		w.heal()
+		w.awaitNoBacklog()
+		j.mustBecome(stranger.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
+
+		me = w.tidied(holders[0], key, "again")
+		w.cut(j)
+		j.crash(0)
+		j.start()
+		r := j.mustWrite(ask{level: eventual, talk: me}, key, "second")
+		w.heal()
+		w.awaitNoBacklog()
+		j.mustBecome(r.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
+	})
 }

@@ -22,10 +22,12 @@ import (
 type sessions struct {
 	ring func() *control.State
 	// everywhere is an index that every replica of the partition has applied, and
-	// every other node that may accept a write has heard of,
-	// for good: what a token says of the partition up to there goes without
-	// saying. 0 if it is not known.
+	// every node has heard of, for good: a token need not say what it says of the
+	// partition up to there. 0 if it is not known.
 	everywhere func(partition.ID) uint64
+	// reached is what this node has heard of for good: no token leaves out more,
+	// unless the node has just joined.
+	reached func(partition.ID) uint64
 	// exists says of dots of the partition whether they are those of writes.
 	exists func(partition.ID) func(storage.Dot) bool
 	// decided gives those of the writes that are not decided as far as this node
@@ -39,7 +41,7 @@ type sessions struct {
 // a token, for who passes on an answer has heard of its index, and what that
 // node accepts from then on must have a base at or above it.
 func (s *sessions) relayed() *sessions {
-	return &sessions{ring: s.ring, exists: s.exists, decided: s.decided}
+	return &sessions{ring: s.ring, reached: s.reached, exists: s.exists, decided: s.decided}
 }
 
 // keyedCodec is the codec of the cluster that this node belongs to.
@@ -80,7 +82,30 @@ func (s *sessions) read(token string) (*session.Token, error) {
 	if err != nil {
 		return nil, badToken(sessionToken, err)
 	}
+	s.resolve(past)
 	return past, nil
+}
+
+func (s *sessions) resolve(past *session.Token) {
+	if s.reached != nil {
+		past.Resolve(s.reached)
+	}
+}
+
+// noteCommitted notes that a committed version was shown, by state that has
+// applied that index.
+func noteCommitted(past *session.Token, p partition.ID, v storage.Version, applied uint64) {
+	noteState(past, p, applied)
+	past.Saw(p, v.Index)
+	past.Observe(v.Timestamp)
+}
+
+// noteState notes the index of the state that was shown, if the token does not know
+// the partition: what it may have left out before is at most that.
+func noteState(past *session.Token, p partition.ID, applied uint64) {
+	if !past.Empty() && !past.Knows(p) {
+		past.Saw(p, applied)
+	}
 }
 
 // token is the session after an answer. What every replica holds is left out.
@@ -179,6 +204,7 @@ func (s *sessions) merge(tokens []string) (string, error) {
 		}
 		all.Merge(past)
 	}
+	s.resolve(all)
 	return s.token(all)
 }
 

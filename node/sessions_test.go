@@ -1,6 +1,7 @@
 package node
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -144,28 +145,27 @@ func TestMetByOwnWrite(t *testing.T) {
 	other := storage.RangeOf(storage.Dot{Node: "a", Incarnation: 1, Sequence: 4})
 	write := &storage.Tentative{Dot: dot, Base: 10, Timestamp: 100}
 	for _, test := range []struct {
-		name string
-		want want
-		seen []storage.DotRange
-		met  bool
+		name      string
+		want      want
+		elsewhere want
+		met       bool
 	}{
-		{"no session", want{}, nil, true},
-		{"it has seen less", want{index: 10, highest: 100}, nil, true},
-		{"it has seen more of the log", want{index: 11, highest: 100}, nil, false},
-		{"it has seen a later version", want{index: 10, highest: 101}, nil, false},
-		{"it has seen this one, and a later one", want{index: 10, highest: 101}, []storage.DotRange{{Node: "a", Incarnation: 1, First: 4, Last: 6}}, true},
-		{"it has seen another one, and a later one", want{index: 10, highest: 101}, []storage.DotRange{other}, false},
-		{"a write of it is elsewhere", want{dots: []storage.DotRange{other}}, []storage.DotRange{other}, false},
+		{"no session", want{}, want{}, true},
+		{"it has seen less", want{highest: 100}, want{index: 10}, true},
+		{"it has seen more of the log", want{highest: 100}, want{index: 11}, false},
+		{"it has seen a later version", want{highest: 101}, want{index: 10}, false},
+		{"this one is its own, and it has seen a later version of something", want{highest: 101, dots: []storage.DotRange{{Node: "a", Incarnation: 1, First: 4, Last: 6}}}, want{index: 10}, true},
+		{"another one is its own, and it has seen a later version", want{highest: 101, dots: []storage.DotRange{other}}, want{index: 10}, false},
+		{"a write of it is elsewhere", want{}, want{dots: []storage.DotRange{other}}, false},
 	} {
-		if met := test.want.metBy(write, test.seen); met != test.met {
+		if met := test.want.metBy(write, test.elsewhere); met != test.met {
 			t.Errorf("%s: met %v", test.name, met)
 		}
 	}
 }
 
-// What was dropped from a token is covered by what this node has heard of; a node
-// that has just joined has heard of nothing, and answers nobody by itself who may
-// have seen something.
+// What was left out of a token is covered by what this node has heard of for good;
+// a node that has just joined covers nothing.
 func TestWhatATokenDoesNotSay(t *testing.T) {
 	codec := session.NewCodec("c", []byte("secret"))
 	past := func(of *session.Token) *session.Token {
@@ -179,16 +179,92 @@ func TestWhatATokenDoesNotSay(t *testing.T) {
 		}
 		return back
 	}
-	none, here, there := &session.Token{}, &session.Token{}, &session.Token{}
+	own := &storage.Tentative{Dot: storage.Dot{Node: "a", Incarnation: 1, Sequence: 5}, Base: 30}
+	none, here, there, wrote := &session.Token{}, &session.Token{}, &session.Token{}, &session.Token{}
 	here.Saw(3, 40)
 	there.Saw(4, 40)
-	for _, test := range []struct {
-		of          *session.Token
-		heard, want uint64
-	}{{none, 0, 0}, {none, 50, 0}, {here, 50, 0}, {there, 50, 50}, {there, 0, 1}} {
-		if got := wanted(3, past(test.of)).unsaid(test.heard); got != test.want {
-			t.Errorf("partition 3, %+v, heard %d: %d, want %d", test.of, test.heard, got, test.want)
+	wrote.Tentative(3, own.Dot, own.Base, 7)
+	const all = ^uint64(0)
+	for name, test := range map[string]struct {
+		of           *session.Token
+		covers, just uint64 // what a member of old wants, and one that has just joined
+	}{
+		"no session":                     {none, 0, 0},
+		"one that knows the partition":   {here, 50, all}, // by a version lower than what it left out, perhaps
+		"one that does not":              {there, 50, all},
+		"one whose write is to be shown": {wrote, 0, 0},
+	} {
+		w := wanted(3, past(test.of))
+		if got := w.unsaid(own, 50, true); got != test.covers {
+			t.Errorf("%s: %d, want %d", name, got, test.covers)
 		}
+		if got := w.unsaid(own, 50, false); got != test.just {
+			t.Errorf("%s, at a node that has just joined: %d, want %d", name, got, test.just)
+		}
+	}
+}
+
+// A token that left a partition out takes it up again with an index that covers what
+// it left out: by what it is shown, and when it is joined with another.
+func TestATokenTakesAPartitionUpAgain(t *testing.T) {
+	s := &sessions{
+		ring:    func() *control.State { return ringOf(4, "a") },
+		reached: func(partition.ID) uint64 { return 50 },
+	}
+	text := func(of *session.Token) string {
+		t.Helper()
+		text, err := s.token(of)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	dropped := func() *session.Token {
+		past := &session.Token{}
+		past.Observe(7) // all that is left of what it saw of partition 3
+		return past
+	}
+	low := storage.Version{Index: 9, Timestamp: 3, Node: "a"}
+	tentative := &storage.Tentative{Dot: storage.Dot{Node: "a", Incarnation: 1, Sequence: 5}, Base: 8, Timestamp: 4}
+	for name, show := range map[string]func(*session.Token){
+		"a committed read": func(past *session.Token) { noteCommitted(past, 3, low, 45) },
+		"an eventual read": func(past *session.Token) {
+			note(3, past, &storage.LocalEntry{Held: &storage.Value{Version: low}}, 45)
+		},
+		"a tentative write": func(past *session.Token) { note(3, past, &storage.LocalEntry{Tentative: tentative}, 45) },
+	} {
+		past := dropped()
+		if show(past); past.Index(3) != 45 {
+			t.Errorf("%s: index %d", name, past.Index(3))
+		}
+		if show(past); past.Index(3) != 45 {
+			t.Errorf("%s, again: index %d", name, past.Index(3))
+		}
+		fresh := &session.Token{}
+		if show(fresh); fresh.Index(3) >= 45 {
+			t.Errorf("%s, of a session that has seen nothing: index %d", name, fresh.Index(3))
+		}
+	}
+	knows := &session.Token{}
+	knows.Saw(3, 9)
+	knows.Saw(2, 9)
+	both := &session.Token{}
+	both.Saw(2, 8)
+	for _, tokens := range [][]string{{text(dropped()), text(knows)}, {text(knows), text(dropped())}, {text(knows), text(both), text(knows)}} {
+		past, err := s.read(strings.Join(tokens, session.Joint))
+		if err != nil || past.Index(3) != 50 {
+			t.Errorf("joined: index %d, %v", past.Index(3), err)
+		}
+		one, err := s.merge(tokens)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if past, err = s.read(one); err != nil || past.Index(3) != 50 {
+			t.Errorf("merged: index %d, %v", past.Index(3), err)
+		}
+	}
+	if past, err := s.read(text(knows) + session.Joint + text(knows)); err != nil || past.Index(3) != 9 || past.Index(2) != 9 {
+		t.Errorf("both know it: %v", err)
 	}
 }
 

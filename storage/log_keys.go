@@ -18,6 +18,7 @@ import (
 //	20 partition:4 02                           the fate floor
 //	20 partition:4 03 dot                       a tentative write without its value
 //	20 partition:4 04 dot                       a tentative write's value
+//	20 partition:4 05                           the highest index heard of, saved for all partitions at once
 //
 // where a dot is len(node):1 node incarnation:8 sequence:8. Tentative writes
 // belong to the partition, not to a replica: they outlive every generation.

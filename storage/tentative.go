@@ -78,6 +78,8 @@ type tentativeLogs struct {
 	// could be set back with it.
 	incarnation uint64
 
+	saving sync.Mutex // see SaveHeard
+
 	budget sync.Mutex // held briefly, inside of a log's own lock
 	used   tentativeCost
 	limits TentativeLimits
@@ -120,7 +122,8 @@ type TentativeLog struct {
 	returned   []uint64          // below sequence: given back, to be given out again
 	drafts     map[uint64]uint64 // bases of dots given out, by drafted, see NextDot
 	drafted    uint64
-	heardSaved uint64
+	heardSaved uint64 // see Saved
+	covers     bool
 	fateFloor  uint64
 
 	queue   []*tentativeOp // those that wait for the write in flight to end
@@ -302,8 +305,15 @@ func (s *tentativeLogs) scan(l *Log, it *pebble.Iterator) (used tentativeCost, e
 		t := s.log(l, p)
 		switch kind {
 		case tentativeKindHeard:
-			t.heardSaved, err = decodeTentativeIndex(record)
-			t.heard.Store(max(t.heard.Load(), t.heardSaved))
+			var heard uint64
+			heard, err = decodeTentativeIndex(record)
+			t.heardSaved = max(t.heardSaved, heard)
+			t.Hear(t.heardSaved)
+		case tentativeKindSaved:
+			var saved tentativeSaved
+			saved, err = decodeTentativeSaved(record)
+			t.heardSaved, t.covers = max(t.heardSaved, saved.index), saved.covers
+			t.Hear(t.heardSaved)
 		case tentativeKindFate:
 			t.fateFloor, err = decodeTentativeIndex(record)
 			t.Hear(t.fateFloor)
@@ -346,9 +356,10 @@ func (t *TentativeLog) Heard() uint64 { return t.heard.Load() }
 
 // Hear raises Heard: by the node's own log, by an answer it passes on, by a
 // session's token. It costs next to nothing. The index is durable with the next
-// write that Append, or with the next report that UndecidedBase makes, and on
-// Close; so a crash may lose what was heard since, but never what a write that
-// is held, or a report, was based on, nor the fate floor: it is an index too.
+// write that Append, or with the next report that UndecidedBase makes, with the
+// next SaveHeard, and on Close; so a crash may lose what was heard since, but never
+// what a write that is held, or a report, was based on, nor the fate floor: it is
+// an index too.
 func (t *TentativeLog) Hear(index uint64) {
 	for {
 		known := t.heard.Load()

@@ -161,7 +161,7 @@ func (t *TentativeLog) submit(op *tentativeOp) error {
 	err := t.write(ops, raised, durability)
 	t.mu.Lock()
 	if err == nil {
-		t.heardSaved, t.fateFloor = heard, fate
+		t.heardSaved, t.fateFloor = max(t.heardSaved, heard), fate // SaveHeard may have come further
 		t.Hear(fate)
 	}
 	for _, o := range ops {

@@ -69,6 +69,22 @@ func TestTentativeConcurrentAppendsSurvive(t *testing.T) {
 			}
 		})
 	}
+	var told [2]atomic.Uint64 // what Saved said
+	running.Go(func() {
+		for !stop.Load() {
+			for _, tl := range logs {
+				tl.Hear(tl.Heard() + 1)
+			}
+			if err := l.SaveHeard(false); err != nil {
+				t.Error(err)
+				return
+			}
+			for i, tl := range logs {
+				index, _ := tl.Saved()
+				told[i].Store(index)
+			}
+		}
+	})
 	raft := mustReplica(t, l, testReplica)
 	var appended atomic.Uint64
 	running.Go(func() {
@@ -85,7 +101,7 @@ func TestTentativeConcurrentAppendsSurvive(t *testing.T) {
 			<-progress
 		}
 		var want, gone [callers]uint64
-		index := appended.Load()
+		index, saved := appended.Load(), [2]uint64{told[0].Load(), told[1].Load()}
 		for c := range want {
 			want[c] = acknowledged[c].Load()
 		}
@@ -109,7 +125,11 @@ func TestTentativeConcurrentAppendsSurvive(t *testing.T) {
 			}
 		}
 		for p := range partition.ID(2) {
-			checkIndexEqualsDisk(t, mustTentative(t, crashed, testPartition+p))
+			tl := mustTentative(t, crashed, testPartition+p)
+			checkIndexEqualsDisk(t, tl)
+			if tl.Heard() < saved[p] {
+				t.Errorf("heard %d, said that %d is saved", tl.Heard(), saved[p])
+			}
 		}
 		mustDo(t, crashed.Close())
 	}

@@ -81,6 +81,7 @@ const (
 	tentativeKindFate  = 0x02 // the fate floor
 	tentativeKindWrite = 0x03 // a write, without its value
 	tentativeKindValue = 0x04 // a write's value, if it has one of any length
+	tentativeKindSaved = 0x05 // what was heard of, as SaveHeard writes it
 
 	tentativePrefixLen = 1 + 4 + 1
 )
@@ -113,7 +114,7 @@ func parseTentativeKey(key []byte, nodes *nodeNames) (p partition.ID, kind byte,
 	p, kind = partition.ID(binary.BigEndian.Uint32(key[1:])), key[5]
 	rest := key[tentativePrefixLen:]
 	switch kind {
-	case tentativeKindHeard, tentativeKindFate:
+	case tentativeKindHeard, tentativeKindFate, tentativeKindSaved:
 		if len(rest) != 0 {
 			return bad()
 		}

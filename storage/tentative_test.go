@@ -81,6 +81,7 @@ func checkIndexEqualsDisk(t testing.TB, tl *TentativeLog) {
 	writes, values := map[Dot]tentativeVersion{}, map[Dot]int{}
 	var disk int64
 	var heard, fate uint64
+	var saved tentativeSaved
 	for it.First(); it.Valid(); it.Next() {
 		_, kind, d, err := parseTentativeKey(it.Key(), nil)
 		mustDo(t, err)
@@ -89,6 +90,8 @@ func checkIndexEqualsDisk(t testing.TB, tl *TentativeLog) {
 			heard, err = decodeTentativeIndex(it.Value())
 		case tentativeKindFate:
 			fate, err = decodeTentativeIndex(it.Value())
+		case tentativeKindSaved:
+			saved, err = decodeTentativeSaved(it.Value())
 		case tentativeKindWrite:
 			disk += int64(len(it.Key()) + len(it.Value()))
 			var key []byte
@@ -102,8 +105,9 @@ func checkIndexEqualsDisk(t testing.TB, tl *TentativeLog) {
 		}
 		mustDo(t, err)
 	}
-	if heard != tl.heardSaved || fate != tl.fateFloor {
-		t.Errorf("heard %d and fate floor %d on disk, %d and %d in memory", heard, fate, tl.heardSaved, tl.fateFloor)
+	if heard = max(heard, saved.index); heard != tl.heardSaved || fate != tl.fateFloor || saved.covers != tl.covers {
+		t.Errorf("heard %d, covers %v and fate floor %d on disk; %d, %v and %d in memory",
+			heard, saved.covers, fate, tl.heardSaved, tl.covers, tl.fateFloor)
 	}
 	for d, v := range writes {
 		if n := values[d]; n != v.bytes {
@@ -651,6 +655,8 @@ func TestTentativeNewerFormatAndCorruption(t *testing.T) {
 	}{
 		"newer write": {tentativeDotKey(3, tentativeKindWrite, d), append([]byte{2}, record[1:]...), ErrLogNewerFormat},
 		"newer heard": {tentativeKey(3, tentativeKindHeard, 0), []byte{2}, ErrLogNewerFormat},
+		"newer saved": {tentativeKey(3, tentativeKindSaved, 0), []byte{2}, ErrLogNewerFormat},
+		"odd saved":   {tentativeKey(3, tentativeKindSaved, 0), []byte{1, 0, 0, 0, 0, 0, 0, 0, 9, 2}, ErrLogCorrupt},
 		"short write": {tentativeDotKey(3, tentativeKindWrite, d), record[:9], ErrLogCorrupt},
 		"short floor": {tentativeKey(3, tentativeKindFate, 0), []byte{1, 2}, ErrLogCorrupt},
 		"unknown key": {tentativeKey(3, 9, 0), nil, ErrLogCorrupt},

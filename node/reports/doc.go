@@ -4,7 +4,7 @@
 //   - everybody hears how far each partition is, also a member without a replica
 //     of it, so that the bases of the eventual writes it accepts are recent;
 //   - sessions learn which index all replicas have applied for good, and all other
-//     members have heard of, so that their tokens can drop the partition
+//     members have heard of for good, so that their tokens can drop the partition
 //     ([Reporter.AppliedEverywhere]);
 //   - the leader of a partition raises the floor behind which tombstones are
 //     collected;
@@ -12,9 +12,17 @@
 //
 // # Telling
 //
-// Each second a member sends to each other one a [Report] of what has changed
-// since the last one that was taken. Where nothing changes, nothing is sent. Who
-// has started again lacks what it was told before, and is told everything.
+// Each second a member makes durable what it has heard of, in one batch for all
+// partitions, and sends to each other one a [Report] of what has changed since the
+// last one that was taken. Where nothing changes, nothing is sent. Who has started
+// again lacks what it was told before, and is told everything.
+//
+// What is told is durable first, because others act on it: a session token drops an
+// index that all have told. If a member forgot it in a crash, it would take the
+// session's next write for one that had not heard of the session's last one. A
+// member that joins was not asked when tokens dropped what they did; it knows that
+// it has heard of all that once every other member has told it of itself
+// (heardFromAll in table.go).
 //
 // # Polling
 //

@@ -1,6 +1,7 @@
 package reports
 
 import (
+	"slices"
 	"time"
 
 	"github.com/capstan-kv/capstan/node/control"
@@ -22,8 +23,10 @@ type everywhere struct {
 }
 
 // AppliedEverywhere is the index of a partition that all its replicas have
-// applied for good, as far as they have told; 0 if one of them has not. It may
-// go back when a replica restarts or is added. It takes no lock as a rule.
+// applied for good, and all other members have heard of for good, as far as they
+// have told; 0 if one of them has not, or if the ring that is known here does not
+// have this member. It may go back when a replica restarts or is added. It takes no
+// lock as a rule.
 func (r *Reporter) AppliedEverywhere(p partition.ID) uint64 {
 	ring := r.c.Ring()
 	known := r.everywhere.Load()
@@ -43,6 +46,9 @@ func (r *Reporter) findEverywhere(ring *control.State) *everywhere {
 	defer r.mu.Unlock()
 	found := &everywhere{ring: ring, told: r.told.Load(), at: time.Now(), index: make([]uint64, len(ring.Partitions))}
 	for p := range found.index {
+		if !slices.Contains(ring.Members(), r.c.Self) {
+			break // an old ring, which does not have those either who joined since
+		}
 		found.index[p] = r.table.appliedEverywhere(ring, partition.ID(p))
 	}
 	r.everywhere.Store(found)

@@ -26,7 +26,7 @@ const (
 // A message is a byte of version, one of the following, and its body. Numbers
 // are varints, in their shortest form.
 const (
-	messageVersion = 1
+	messageVersion = 2
 
 	messageReport byte = 1 // answered by a verdict
 	messagePoll   byte = 2 // answered by an Answer
@@ -47,6 +47,8 @@ type Report struct {
 	// Sequence rises in each start, from 1. The report tells all that has
 	// changed between After, which is lower, and Sequence; if After is 0, all.
 	Sequence, After uint64
+	// Epoch is that of the ring that the sender knew.
+	Epoch uint64
 	// Entries are in order of their partitions.
 	Entries []Entry
 }
@@ -54,7 +56,8 @@ type Report struct {
 // Entry is what a member tells of one partition.
 type Entry struct {
 	Partition partition.ID
-	// Heard is the highest committed index that it has heard of.
+	// Heard is the highest committed index that it has heard of, and that a crash
+	// cannot make it forget.
 	Heard uint64
 	// Generation is that of its replica; 0 if it has none. Durable is the index
 	// up to which that replica has applied the log for good.
@@ -94,6 +97,7 @@ func (r Report) encode() []byte {
 	b = binary.AppendUvarint(b, r.Start)
 	b = binary.AppendUvarint(b, r.Sequence)
 	b = binary.AppendUvarint(b, r.After)
+	b = binary.AppendUvarint(b, r.Epoch)
 	b = binary.AppendUvarint(b, uint64(len(r.Entries)))
 	next := partition.ID(0)
 	for _, e := range r.Entries {
@@ -153,7 +157,7 @@ func decodeMessage(data []byte) (any, error) {
 }
 
 func (d *decoder) report() (Report, error) {
-	r := Report{Start: d.number(), Sequence: d.number(), After: d.number()}
+	r := Report{Start: d.number(), Sequence: d.number(), After: d.number(), Epoch: d.number()}
 	if r.Start == 0 || r.After >= r.Sequence {
 		d.bad = true
 	}

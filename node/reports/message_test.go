@@ -26,7 +26,7 @@ func drawPartitions(t *rapid.T, most int) []partition.ID {
 
 func drawReport(t *rapid.T) Report {
 	r := Report{Start: rapid.Uint64Min(1).Draw(t, "start"), Sequence: rapid.Uint64Min(1).Draw(t, "sequence")}
-	r.After = rapid.Uint64Max(r.Sequence-1).Draw(t, "after")
+	r.After, r.Epoch = rapid.Uint64Max(r.Sequence-1).Draw(t, "after"), rapid.Uint64().Draw(t, "epoch")
 	for _, p := range drawPartitions(t, 20) {
 		e := Entry{Partition: p, Heard: rapid.Uint64().Draw(t, "heard"), Generation: rapid.Uint32().Draw(t, "generation")}
 		if e.Generation > 0 {
@@ -104,12 +104,12 @@ func TestWhatNobodyWritesIsNotRead(t *testing.T) {
 	}
 	for name, bad := range map[string][]byte{
 		"nothing":           {},
-		"another version":   append([]byte{2}, good[1:]...),
-		"another message":   append([]byte{1, 9}, good[2:]...),
-		"a long number":     {1, messageReport, 0x81, 0, 1, 0, 0},
-		"a huge number":     {1, messageReport, 1, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1},
-		"a huge generation": {1, messageReport, 1, 1, 0, 1, 0, 1, 0xff, 0xff, 0xff, 0xff, 0x1f, 0},
-		"a nameless node":   {1, messagePoll, 1, 0, 1, 0},
+		"another version":   append([]byte{messageVersion - 1}, good[1:]...),
+		"another message":   append([]byte{messageVersion, 9}, good[2:]...),
+		"a long number":     {messageVersion, messageReport, 0x81, 0, 1, 0, 1, 0},
+		"a huge number":     {messageVersion, messageReport, 1, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1},
+		"a huge generation": {messageVersion, messageReport, 1, 1, 0, 1, 1, 0, 1, 0xff, 0xff, 0xff, 0xff, 0x1f, 0},
+		"a nameless node":   {messageVersion, messagePoll, 1, 0, 1, 0},
 		"nodes twice":       Question{Removed: []partition.NodeID{"a", "a"}}.encode(),
 		"a long name":       Question{Removed: []partition.NodeID{partition.NodeID(bytes.Repeat([]byte("n"), 65))}}.encode(),
 		"too many nodes": Question{Removed: []partition.NodeID{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m",

@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// TellEvery is how often a member tells what has changed. It bounds how old
-	// the base of an eventual write is where nothing else brings news.
+	// TellEvery is how often a member tells what has changed, and makes it durable
+	// before, by one fsync. It bounds how old the base of an eventual write is where
+	// nothing else brings news.
 	TellEvery = time.Second
 	// PollEvery is how often a leader polls: each poll costs the members an fsync
 	// for each partition that moves.
@@ -38,7 +39,7 @@ type Peers interface {
 // Tentative is this member's tentative log of a partition; see
 // [storage.TentativeLog], which is one.
 type Tentative interface {
-	Heard() uint64
+	Saved() (index uint64, covers bool)
 	Hear(index uint64)
 	UndecidedBase() (uint64, error)
 	Held(in func(storage.Dot) bool) []storage.Dot
@@ -80,6 +81,9 @@ type Config struct {
 	// Tentative opens the tentative log of a partition. An error says that the
 	// node is closing.
 	Tentative func(partition.ID) (Tentative, error)
+	// SaveHeard makes durable what the tentative logs have heard of, see
+	// [storage.Log.SaveHeard].
+	SaveHeard func(covers bool) error
 	// Replica is this node's replica of a partition, or nil.
 	Replica func(partition.ID) Replica
 	// Events hears what happens; may be nil. It must not block.
@@ -141,7 +145,7 @@ type peer struct {
 
 // New starts to listen; [Reporter.Run] does the rest.
 func New(c Config) (*Reporter, error) {
-	if c.Self == "" || c.Start == 0 || c.Peers == nil || c.Ring == nil || c.Alive == nil || c.Tentative == nil || c.Replica == nil {
+	if c.Self == "" || c.Start == 0 || c.Peers == nil || c.Ring == nil || c.Alive == nil || c.Tentative == nil || c.SaveHeard == nil || c.Replica == nil {
 		return nil, errors.New("reports: something is not set")
 	}
 	if c.Events == nil {
@@ -209,19 +213,20 @@ func (r *Reporter) hear(from partition.NodeID, report Report) bool {
 	if n := len(report.Entries); n > 0 && int(report.Entries[n-1].Partition) >= len(ring.Partitions) {
 		return false // placed just now
 	}
+	for _, e := range report.Entries {
+		// Whether it is taken or not: that an index is committed never gets wrong. And
+		// before it is taken: see heardFromAll.
+		if t, err := r.c.Tentative(e.Partition); err == nil {
+			t.Hear(e.Heard)
+		}
+	}
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	taken, started := r.table.hear(from, report)
 	r.told.Add(1)
 	if started && r.peers[from] != nil {
 		r.peers[from].acked = 0
 		r.peers[from].lost++
-	}
-	r.mu.Unlock()
-	for _, e := range report.Entries {
-		// Whether it is taken or not: that an index is committed never gets wrong.
-		if t, err := r.c.Tentative(e.Partition); err == nil {
-			t.Hear(e.Heard)
-		}
 	}
 	return taken
 }

@@ -16,6 +16,7 @@ type table struct {
 // told is what one member has told.
 type told struct {
 	start, sequence uint64
+	epoch           uint64 // of the ring that it knew
 	entries         map[partition.ID]Entry
 }
 
@@ -49,7 +50,7 @@ func (t *table) hear(from partition.NodeID, r Report) (taken, started bool) {
 	for _, e := range r.Entries {
 		known.entries[e.Partition] = e
 	}
-	known.sequence = r.Sequence
+	known.sequence, known.epoch = r.Sequence, r.Epoch
 	return true, started
 }
 
@@ -62,8 +63,38 @@ func (t *table) keep(members []partition.NodeID) {
 	}
 }
 
+// heardFromAll reports whether all other members of the ring have told of
+// themselves since they knew of this one, and of every removal that the ring knows
+// of. Then no index that a session token leaves out is above what this member has
+// heard of. For such an index was left out by a member x that either
+//
+//   - counted this one, which had told that it has heard of the index; or
+//   - did not know of this one. x had counted itself, so what x tells here, as it
+//     does once it knows of this one, is at least that index; or
+//   - was removed. x had counted another member, which tells x nothing since it
+//     knows of the removal; what that member tells here is at least the index.
+//
+// The last one takes a member that x knew and that was not removed: as long as no
+// partition loses all of its replicas, there is one.
+func (t *table) heardFromAll(ring *control.State, self partition.NodeID) bool {
+	members := ring.Members()
+	var removals uint64
+	for _, left := range ring.Removed() {
+		removals = max(removals, left.Epoch)
+	}
+	for _, member := range members {
+		if member == self {
+			continue
+		}
+		if known := t.members[member]; known == nil || known.epoch < removals {
+			return false
+		}
+	}
+	return slices.Contains(members, self)
+}
+
 // appliedEverywhere is the index of p that all replicas have applied for good,
-// and all other members have heard of, but for nodes that were removed; 0 if one
+// and all members have heard of for good, but for nodes that were removed; 0 if one
 // has not told.
 func (t *table) appliedEverywhere(ring *control.State, p partition.ID) uint64 {
 	if int(p) >= len(ring.Partitions) {
@@ -79,8 +110,9 @@ func (t *table) appliedEverywhere(ring *control.State, p partition.ID) uint64 {
 			return 0
 		}
 		// Of another generation is another replica.
+		// Heard counts too: the replica may fail, and the member goes on without.
 		if e := known.entries[p]; e.Generation == r.Generation {
-			lowest, any = min(lowest, e.Durable), true
+			lowest, any = min(lowest, e.Durable, e.Heard), true
 		} else {
 			return 0
 		}

@@ -5,19 +5,25 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/capstan-kv/capstan/node/control"
 	"github.com/capstan-kv/capstan/partition"
 )
 
 // ownReport is what this member has to tell, and since when.
 type ownReport struct {
 	sequence uint64
+	epoch    uint64 // of the ring
 	entries  []Entry
 	changed  []uint64 // by entry: the sequence that it changed with
 }
 
-// set takes up the present state of the partitions, which are numbered without gaps.
-func (o *ownReport) set(entries []Entry) {
+// set takes up the ring's epoch and the present state of the partitions, which are
+// numbered without gaps.
+func (o *ownReport) set(epoch uint64, entries []Entry) {
 	next := o.sequence + 1
+	if o.epoch != epoch {
+		o.epoch, o.sequence = epoch, next
+	}
 	for i, e := range entries {
 		switch {
 		case i == len(o.entries):
@@ -33,7 +39,7 @@ func (o *ownReport) set(entries []Entry) {
 
 // since is what has changed after that sequence; everything, if it is 0.
 func (o *ownReport) since(start, after uint64) Report {
-	r := Report{Start: start, Sequence: o.sequence, After: after}
+	r := Report{Start: start, Sequence: o.sequence, After: after, Epoch: o.epoch}
 	for i, e := range o.entries {
 		if o.changed[i] > after {
 			r.Entries = append(r.Entries, e)
@@ -43,19 +49,16 @@ func (o *ownReport) since(start, after uint64) Report {
 }
 
 // tell sends each member that can be reached what it has not taken yet. One
-// report is on its way to each at a time.
+// report is on its way to each at a time. What is told was made durable before:
+// others drop it from session tokens.
 func (r *Reporter) tell(ctx context.Context, calls *sync.WaitGroup) {
 	ring := r.c.Ring()
 	if !ring.Placed() {
 		return
 	}
-	entries := make([]Entry, 0, len(ring.Partitions))
-	for p := range ring.Partitions {
-		e, err := r.entry(partition.ID(p))
-		if err != nil {
-			return // closing
-		}
-		entries = append(entries, e)
+	entries, err := r.entries(ring)
+	if err != nil {
+		return // closing, or the disk has failed
 	}
 	alive := r.c.Alive()
 	members := ring.Members()
@@ -68,7 +71,7 @@ func (r *Reporter) tell(ctx context.Context, calls *sync.WaitGroup) {
 		}
 	}
 	before := r.own.sequence
-	r.own.set(entries)
+	r.own.set(ring.Epoch, entries)
 	if r.table.hear(r.c.Self, r.own.since(r.c.Start, 0)); r.own.sequence != before {
 		r.told.Add(1)
 	}
@@ -109,16 +112,29 @@ func (r *Reporter) send(ctx context.Context, node partition.NodeID, to *peer, re
 	}
 }
 
-func (r *Reporter) entry(p partition.ID) (Entry, error) {
-	t, err := r.c.Tentative(p)
-	if err != nil {
-		return Entry{}, err
+// entries are what this member can tell of the ring's partitions, in their order.
+func (r *Reporter) entries(ring *control.State) ([]Entry, error) {
+	logs := make([]Tentative, len(ring.Partitions))
+	entries := make([]Entry, len(ring.Partitions))
+	for p := range logs {
+		var err error
+		if logs[p], err = r.c.Tentative(partition.ID(p)); err != nil {
+			return nil, err
+		}
+		entries[p].Partition = partition.ID(p)
+		if replica := r.c.Replica(partition.ID(p)); replica != nil {
+			logs[p].Hear(replica.Applied())
+			entries[p].Generation, entries[p].Durable = replica.Generation(), replica.Durable()
+		}
 	}
-	e := Entry{Partition: p}
-	if replica := r.c.Replica(p); replica != nil {
-		t.Hear(replica.Applied())
-		e.Generation, e.Durable = replica.Generation(), replica.Durable()
+	r.mu.Lock()
+	covers := r.table.heardFromAll(ring, r.c.Self)
+	r.mu.Unlock()
+	if err := r.c.SaveHeard(covers); err != nil {
+		return nil, err
 	}
-	e.Heard = t.Heard()
-	return e, nil
+	for p, log := range logs {
+		entries[p].Heard, _ = log.Saved()
+	}
+	return entries, nil
 }

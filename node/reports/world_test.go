@@ -32,6 +32,8 @@ type member struct {
 	start uint64
 	ring  *control.State // what it knows of the ring; nil: the newest
 	up    bool
+	// diskFailed makes saving what was heard of fail.
+	diskFailed bool
 
 	reporter *Reporter
 	handler  func(context.Context, partition.NodeID, []byte) ([]byte, error)
@@ -45,6 +47,8 @@ type member struct {
 type tentative struct {
 	w           *world
 	heard, base uint64 // base: of the one write that is held; 0: none
+	saved       uint64 // of heard, what a crash leaves
+	covers      bool
 	node        partition.NodeID
 	failing     bool
 }
@@ -63,6 +67,12 @@ type replicaState struct {
 }
 
 func (l *tentative) Heard() uint64 { l.w.mu.Lock(); defer l.w.mu.Unlock(); return l.heard }
+func (l *tentative) Saved() (uint64, bool) {
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	return l.saved, l.covers
+}
+
 func (l *tentative) Hear(index uint64) {
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
@@ -203,6 +213,7 @@ func (m *member) begin() {
 			return alive
 		},
 		Tentative: func(p partition.ID) (Tentative, error) { return m.tentative[p], nil },
+		SaveHeard: m.saveHeard,
 		Replica: func(p partition.ID) Replica {
 			if r := m.replicas[p]; r != nil {
 				return r
@@ -225,6 +236,28 @@ func (m *member) begin() {
 		m.reporter.Run(ctx)
 	}()
 	m.stop = func() { cancel(); <-ended }
+}
+
+func (m *member) saveHeard(covers bool) error {
+	m.w.mu.Lock()
+	defer m.w.mu.Unlock()
+	if m.diskFailed {
+		return errors.New("disk failed")
+	}
+	for _, l := range m.tentative {
+		l.saved, l.covers = l.heard, l.covers || covers
+	}
+	return nil
+}
+
+// crash ends the process: what was not saved is forgotten.
+func (m *member) crash() {
+	m.end()
+	m.w.do(func() {
+		for _, l := range m.tentative {
+			l.heard = l.saved
+		}
+	})
 }
 
 func (m *member) end() {
@@ -389,6 +422,92 @@ func TestTheFloorIsRaised(t *testing.T) {
 		}
 		if held := w.nodes["a"].reporter.HeldBack(); len(held) > 0 {
 			t.Errorf("held back by %+v", held)
+		}
+	})
+}
+
+// What members tell is durable: whatever of it others act upon, a crash does not
+// take it back.
+func TestOnlyWhatIsDurableIsTold(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		d := w.nodes["d"]
+		durable := func(index uint64) {
+			w.commits(index, false)
+			w.do(func() {
+				for _, name := range []partition.NodeID{"a", "b", "c"} {
+					w.nodes[name].replicas[0].durable = index
+				}
+			})
+		}
+		// d has no replica: it has heard of what the others tell.
+		durable(100)
+		time.Sleep(4 * TellEvery)
+		if got := w.nodes["a"].reporter.AppliedEverywhere(0); got != 100 {
+			t.Fatalf("a knows of %d", got)
+		}
+		w.do(func() { d.diskFailed = true })
+		durable(200)
+		time.Sleep(time.Minute)
+		if got := d.tentative[0].Heard(); got != 200 {
+			t.Fatalf("d has heard of %d", got)
+		}
+		known := w.nodes["a"].reporter.AppliedEverywhere(0)
+		d.crash()
+		if got := d.tentative[0].Heard(); got < known || known < 100 {
+			t.Errorf("all have heard of %d, a was told, and d comes back with %d", known, got)
+		}
+	})
+}
+
+// A member that joins covers what tokens leave out only once all others know of it:
+// until then they drop indexes without it.
+func TestAJoinerCoversWhatItHasHeardFromAll(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		before := w.ring.Load()
+		commit := func(index uint64) {
+			w.commits(index, false)
+			w.do(func() {
+				for _, name := range []partition.NodeID{"a", "b", "c"} {
+					w.nodes[name].replicas[0].durable = index
+				}
+			})
+			time.Sleep(5 * TellEvery)
+		}
+		commit(100)
+		// b knows of e last, and drops meanwhile what e has not heard of.
+		w.do(func() { w.nodes["b"].ring = before })
+		now := *before
+		now.Nodes = append(slices.Clone(before.Nodes), control.Node{ID: "e", State: control.Alive})
+		now.Epoch++
+		w.ring.Store(&now)
+		e := &member{w: w, id: "e", tentative: map[partition.ID]*tentative{0: {w: w}, 1: {w: w}}, replicas: map[partition.ID]*replicaState{}}
+		w.do(func() { w.nodes["e"] = e })
+		e.begin()
+		commit(150)
+		w.do(func() { e.up = false }) // it is cut off
+		commit(200)
+		left := w.nodes["b"].reporter.AppliedEverywhere(0)
+		index, covers := e.tentative[0].Saved()
+		if left <= index || covers {
+			t.Fatalf("b leaves out %d, e has heard of %d, and covers that: %v", left, index, covers)
+		}
+		if got := w.nodes["a"].reporter.AppliedEverywhere(0); got > index {
+			t.Errorf("a, who knows of e, leaves out %d, and e has heard of %d", got, index)
+		}
+		w.do(func() { e.up = true })
+		commit(210)
+		if _, covers := e.tentative[0].Saved(); covers {
+			t.Fatal("e covers what is left out before b knows of it")
+		}
+		w.do(func() { w.nodes["b"].ring = nil })
+		time.Sleep(5 * TellEvery)
+		if index, covers := e.tentative[0].Saved(); !covers || index < left {
+			t.Errorf("e has heard of %d, and covers what is left out: %v", index, covers)
+		}
+		// A ring in which a member does not find itself is too old to go by.
+		w.do(func() { e.ring = before })
+		if got := e.reporter.AppliedEverywhere(0); got > 0 {
+			t.Errorf("e leaves out %d by a ring without itself", got)
 		}
 	})
 }

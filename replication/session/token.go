@@ -29,6 +29,7 @@ type past struct {
 	partition partition.ID
 	index     uint64
 	dots      *storage.DotSet // nil if there are none
+	inDoubt   bool            // see Resolve; not a part of the text
 }
 
 func (t *Token) find(p partition.ID) (at int, found bool) {
@@ -71,6 +72,13 @@ func (t *Token) Index(p partition.ID) uint64 {
 		return t.past[at].index
 	}
 	return 0
+}
+
+// Knows reports whether the token says anything of p. If it does not, the session
+// may have a past there that was dropped, unless the token is empty.
+func (t *Token) Knows(p partition.ID) bool {
+	_, found := t.find(p)
+	return found
 }
 
 // Saw notes an answer that came from the state of p after index, or a write
@@ -234,19 +242,32 @@ func (t *Token) keep(p partition.ID, choose func(h *past, left *storage.DotSet) 
 
 // Drop forgets p: every replica has applied the index, so that no answer can
 // be older. Dots stay, and with them the partition.
+//
+// Whatever is noted of p afterwards must be at least the index that was dropped:
+// what a token says of a partition is all that it asks for. So who notes a version
+// of a partition that the token does not know notes the index of the state too.
 func (t *Token) Drop(p partition.ID) {
 	if at, found := t.find(p); found && t.past[at].dots == nil {
 		t.past = slices.Delete(t.past, at, at+1)
 	}
 }
 
-// Merge adds another session's past.
+// Merge adds another session's past. Where only one of the two says something of a
+// partition, the other one may have dropped a higher index: see [Token.Resolve].
 func (t *Token) Merge(other *Token) {
+	if !t.Empty() && !other.Empty() {
+		for i := range t.past {
+			h := &t.past[i]
+			h.inDoubt = h.inDoubt || !other.Knows(h.partition)
+		}
+	}
+	silent := !t.Empty() // of what it does not know
 	t.Observe(other.highest)
 	t.fail(other.failed)
 	for _, o := range other.past {
+		inDoubt := o.inDoubt || silent && !t.Knows(o.partition)
 		h := t.of(o.partition)
-		h.index = max(h.index, o.index)
+		h.index, h.inDoubt = max(h.index, o.index), h.inDoubt || inDoubt
 		if o.dots == nil {
 			continue
 		}
@@ -255,6 +276,16 @@ func (t *Token) Merge(other *Token) {
 		}
 		if err := h.dots.Merge(o.dots); err != nil {
 			t.fail(fmt.Errorf("session token: %w", err))
+		}
+	}
+}
+
+// Resolve raises the index of each partition that came to be in doubt by Merge to
+// the one that reached gives, which is at least all that tokens have dropped.
+func (t *Token) Resolve(reached func(partition.ID) uint64) {
+	for i := range t.past {
+		if h := &t.past[i]; h.inDoubt {
+			h.index, h.inDoubt = max(h.index, reached(h.partition)), false
 		}
 	}
 }
