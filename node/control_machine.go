@@ -107,6 +107,12 @@ func (m *controlMachine) store(state *control.State, index, term uint64) error {
 	return nil
 }
 
+// Check implements replication.CommandChecker.
+func (m *controlMachine) Check(command []byte) error {
+	_, err := control.DecodeCommand(command)
+	return err
+}
+
 func (m *controlMachine) Applied() (index, term uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -52,6 +52,12 @@ func (j journal) transport(e transport.Event) {
 			return
 		}
 		j.log.Warn("connection refused", "peer", e.Peer, "incoming", e.Incoming, "err", e.Err)
+	case transport.Rejected:
+		j.log.Warn("a Raft message of a peer was refused as invalid; others of the next seconds are not logged",
+			"peer", e.Peer, "replica", e.Replica, "err", e.Err)
+	case transport.Panicked:
+		j.log.Error("handling a message of a peer panicked; its connection was closed",
+			"peer", e.Peer, "doing", e.Doing, "panic", e.Value, "stack", string(e.Stack))
 	case transport.DialFailed:
 		j.log.Debug("dial failed", "peer", e.Peer, "addr", e.Addr, "err", e.Err, "retry_in", e.Backoff)
 	}

@@ -93,6 +93,9 @@ func (m stateMachine) Apply(entries []replication.Entry) ([][]any, error) {
 	return out, nil
 }
 
+// Check implements replication.CommandChecker.
+func (m stateMachine) Check(command []byte) error { return storage.CheckCommand(command) }
+
 func (m stateMachine) Applied() (index, term uint64) { return m.state.Applied() }
 
 // Sync makes the state durable; then the records of tentative writes that it

@@ -370,6 +370,7 @@ func (t *fabricTransport) Inject(command any) (any, error) {
 	}
 }
 
+func (t *fabricTransport) SetContent(func([]byte) error) {}
 func (t *fabricTransport) SetStalled(f func() bool)      { t.stalled.Store(&f) }
 func (t *fabricTransport) Consumer() <-chan raft.RPC     { return t.consumer }
 func (t *fabricTransport) LocalAddr() raft.ServerAddress { return t.addr }

@@ -80,25 +80,49 @@ func decodeFrame(b []byte) (frame, error) {
 }
 
 func decodeBatch(b []byte) (frame, error) {
-	if len(b) < 4 {
-		return frame{}, fmt.Errorf("%w: batch cut short", errFrame)
+	count, err := batchLen(b)
+	if err != nil {
+		return frame{}, err
 	}
-	count := int64(binary.LittleEndian.Uint32(b))
-	b = b[4:]
-	if count == 0 || count > int64(len(b))/4 {
-		return frame{}, fmt.Errorf("%w: batch of %d commands in %d bytes", errFrame, count, len(b))
-	}
-	lengths, body := b[:4*count], b[4*count:]
-	commands := make([][]byte, count)
-	for i := range commands {
-		n := int64(binary.LittleEndian.Uint32(lengths[4*i:]))
-		if n > int64(len(body)) {
-			return frame{}, fmt.Errorf("%w: command %d of %d bytes, %d left", errFrame, i, n, len(body))
-		}
-		commands[i], body = body[:n:n], body[n:]
-	}
-	if len(body) != 0 {
-		return frame{}, fmt.Errorf("%w: %d bytes behind the last command", errFrame, len(body))
+	commands := make([][]byte, 0, count)
+	err = eachCommand(b, func(c []byte) error { commands = append(commands, c); return nil })
+	if err != nil {
+		return frame{}, err
 	}
 	return frame{Commands: commands}, nil
+}
+
+// batchLen is how many commands a batch says that it has.
+func batchLen(b []byte) (int, error) {
+	if len(b) < 4 {
+		return 0, fmt.Errorf("%w: batch cut short", errFrame)
+	}
+	count := int64(binary.LittleEndian.Uint32(b))
+	if count == 0 || count > int64(len(b)-4)/4 {
+		return 0, fmt.Errorf("%w: batch of %d commands in %d bytes", errFrame, count, len(b)-4)
+	}
+	return int(count), nil
+}
+
+// eachCommand calls do for each command of a batch, until do returns an error.
+func eachCommand(b []byte, do func([]byte) error) error {
+	count, err := batchLen(b)
+	if err != nil {
+		return err
+	}
+	lengths, body := b[4:4+4*count], b[4+4*count:]
+	for i := range count {
+		n := int64(binary.LittleEndian.Uint32(lengths[4*i:]))
+		if n > int64(len(body)) {
+			return fmt.Errorf("%w: command %d of %d bytes, %d left", errFrame, i, n, len(body))
+		}
+		if err := do(body[:n:n]); err != nil {
+			return fmt.Errorf("command %d: %w", i, err)
+		}
+		body = body[n:]
+	}
+	if len(body) != 0 {
+		return fmt.Errorf("%w: %d bytes behind the last command", errFrame, len(body))
+	}
+	return nil
 }

@@ -38,6 +38,9 @@ type Transport interface {
 	Inject(command any) (response any, err error)
 	// SetStalled sets what says whether heartbeats must not be sent now.
 	SetStalled(stalled func() bool)
+	// SetContent sets what says whether the data of a command entry may enter the
+	// log: an append with one that may not is refused.
+	SetContent(check func(data []byte) error)
 	// LeaderHeard is the highest term that an append or heartbeat of a peer has
 	// named, by whom, and when the last one of that term came, whether Raft has
 	// turned to it yet or not. Zero if none ever did.
@@ -165,7 +168,11 @@ func (g *Group) start(c GroupConfig) error {
 	if err != nil {
 		return err
 	}
-	g.raft, err = raft.NewRaft(g.raftConfig(), g.fsm, observedLog{&recentLog{LogStore: c.Store}, g.learner.onStored}, endingStable{c.Store, g}, c.Snapshots, patient{c.Transport, g})
+	c.Transport.SetContent(contentCheck(c.Machine))
+	checked := &checkedLog{LogStore: c.Store}
+	g.raft, err = checked.open(func() (*raft.Raft, error) {
+		return raft.NewRaft(g.raftConfig(), g.fsm, observedLog{&recentLog{LogStore: checked}, g.learner.onStored}, endingStable{c.Store, g}, c.Snapshots, patient{c.Transport, g})
+	})
 	if err != nil {
 		return err
 	}

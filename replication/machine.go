@@ -30,6 +30,13 @@ type Machine interface {
 	Stage() (MachineStage, error)
 }
 
+// CommandChecker is a [Machine] that tells beforehand what it cannot apply. A
+// command for which Check returns an error never enters the log of a follower.
+type CommandChecker interface {
+	// Check depends on the command alone. It is called beside the other methods.
+	Check(command []byte) error
+}
+
 // MachineView is a pinned state of a [Machine]. One goroutine at a time.
 type MachineView interface {
 	// Applied is the last entry that the view holds.

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/replication/logcheck"
 	"github.com/capstan-kv/capstan/storage"
 )
 
@@ -155,8 +156,9 @@ type learner struct {
 func newLearner(g *Group) *learner { return &learner{group: g, wake: make(chan struct{}, 1)} }
 
 func (l *learner) learn(leader Member, n notice) {
-	if n.index <= l.group.raft.CommitIndex() {
-		return
+	r := l.group.raft
+	if n.index <= r.CommitIndex() || n.leaderTerm > logcheck.MaxTerm || n.leaderTerm > r.CurrentTerm()+logcheck.MaxTermStep {
+		return // nothing new, or a term that no election can have reached
 	}
 	l.mu.Lock()
 	newer := n.leaderTerm > l.newest.leaderTerm || n.leaderTerm == l.newest.leaderTerm && n.index > l.newest.index

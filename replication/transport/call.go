@@ -167,7 +167,15 @@ func (l *link) onCall(m message) error {
 // that wait for one group must not keep any group from confirming its term.
 func (l *link) handle(kind uint8, f func()) bool {
 	running := &l.t.running[classOf(kind)]
-	if running.Add(1) > maxHandlers || !l.t.spawn(func() { defer running.Add(-1); f() }) {
+	if running.Add(1) > maxHandlers || !l.t.spawn(func() {
+		defer running.Add(-1)
+		defer func() {
+			if p := recover(); p != nil {
+				l.fail(l.panicked(fmt.Sprintf("call of kind %d", kind), p))
+			}
+		}()
+		f()
+	}) {
 		running.Add(-1)
 		l.peer.count.queueDrops.Add(1)
 		return false

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/storage"
 )
 
 const (
@@ -35,6 +36,7 @@ const (
 	wantedFor        = 10 * time.Second // redial goes on so long after the last request
 	maxHandshakes    = 64               // incoming handshakes at a time; more are dropped
 	maxHandlers      = 1024             // running handlers of one node and class; more are answered busy
+	rejectEvery      = 10 * time.Second // one event per connection tells of refused requests
 )
 
 // Hello is what one side says of itself when a connection opens.
@@ -71,7 +73,8 @@ type Config struct {
 	Events func(Event)
 }
 
-// Event is one of [Connected], [Disconnected], [Refused] and [DialFailed].
+// Event is one of [Connected], [Disconnected], [Refused], [DialFailed],
+// [Rejected] and [Panicked].
 type Event any
 
 // Connected: a connection to Peer is open. Dialed says that this side did it.
@@ -100,6 +103,23 @@ type DialFailed struct {
 	Addr    string
 	Err     error
 	Backoff time.Duration
+}
+
+// Rejected: a Raft request or answer of Peer was refused, because no replica of
+// this build says it. Others of the next [rejectEvery] are not told.
+type Rejected struct {
+	Peer    partition.NodeID
+	Replica storage.Replica // the one here
+	Err     error
+}
+
+// Panicked: handling a message of Peer panicked. The connection was closed; the
+// process goes on.
+type Panicked struct {
+	Peer  partition.NodeID
+	Doing string
+	Value any
+	Stack []byte
 }
 
 // PeerMetrics counts what was exchanged with one peer since the start.

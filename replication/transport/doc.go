@@ -31,9 +31,20 @@
 // beside the main loop can make logs diverge (hashicorp/raft issue 695), so
 // heartbeats go through the consumer like everything else.
 //
+// # What is checked before Raft sees it
+//
+// Each request and answer is checked on arrival (check.go, package logcheck): types,
+// indexes, terms, configurations, and whether the state machine can decode the
+// commands. A request that fails is answered [ErrRefused], and an event tells of it.
+//
+// A panic while a message is decoded, checked or handled closes the connection
+// ([Panicked]); the process goes on. Not contained are panics on the Raft library's
+// own goroutines and in the state machine's Apply, where the log or the state may be
+// half changed. A node that has such a panic ends, and reads its disk again.
+//
 // # Errors
 //
-// [ErrUnreachable], [ErrBusy], [ErrNoReplica] and [ErrNoHandler] are definite:
+// [ErrUnreachable], [ErrBusy], [ErrRefused], [ErrNoReplica] and [ErrNoHandler] are definite:
 // the other side has not acted and will not. [ErrLost] is indefinite. A
 // [RemoteError] is the handler's own.
 //

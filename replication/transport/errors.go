@@ -16,6 +16,8 @@ var (
 	ErrNoHandler = errors.New("peer does not handle this call")
 	// ErrNoReplica is definite: the addressed replica generation is not open there.
 	ErrNoReplica = errors.New("no such replica")
+	// ErrRefused is definite: the peer holds the request to be invalid.
+	ErrRefused = errors.New("the peer refused the request as invalid")
 	// ErrTooLarge is definite: the message is over [MaxMessage].
 	ErrTooLarge = errors.New("message is too large")
 	// ErrClosed is definite: the transport or the group is closed.
@@ -63,6 +65,7 @@ const (
 	codeNoReplica  = 4
 	codeNotOpen    = 5 // closed while it was handled: indefinite
 	codeHeartbeatE = 6 // a heartbeat that failed; its text does not travel
+	codeRefused    = 7
 )
 
 // answerError is the error of an answer; nil for codeOK.
@@ -81,6 +84,8 @@ func answerError(code uint8, body []byte) error {
 		return ErrNoHandler
 	case codeNoReplica:
 		return ErrNoReplica
+	case codeRefused:
+		return ErrRefused
 	case codeNotOpen:
 		return fmt.Errorf("%w: it closed meanwhile", ErrLost)
 	case codeHeartbeatE:

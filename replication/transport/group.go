@@ -40,6 +40,8 @@ type GroupTransport struct {
 	inbox   chan raft.RPC
 	closed  chan struct{}
 	stalled atomic.Pointer[func() bool]
+	content atomic.Pointer[func(command []byte) error]
+	own     ownTerm
 	bytes   atomic.Int64 // in the inbox
 	targets sync.Map     // raft.ServerID -> target
 	wg      sync.WaitGroup
@@ -162,6 +164,10 @@ func (g *GroupTransport) Close() error {
 // AppendEntries. A leader whose disk hangs must not hold off elections.
 func (g *GroupTransport) SetStalled(stalled func() bool) { g.stalled.Store(&stalled) }
 
+// SetContent sets what says whether a command in an entry can be applied: an
+// append with one that cannot is refused. It is called beside other calls.
+func (g *GroupTransport) SetContent(check func(command []byte) error) { g.content.Store(&check) }
+
 // SetStager sets who receives snapshots; without one they are refused.
 func (g *GroupTransport) SetStager(s Stager) {
 	g.mu.Lock()
@@ -265,7 +271,18 @@ func (g *GroupTransport) request(id raft.ServerID, kind rpcKind, c class, encode
 	if err != nil {
 		return err
 	}
-	return decodeResponse(body, response)
+	return g.decode(l, body, response)
+}
+
+// decode reads a peer's answer, and refuses one that no replica gives.
+func (g *GroupTransport) decode(l *link, body []byte, response any) error {
+	err := decodeResponse(body, response)
+	if err == nil {
+		if err = g.checkResponse(response); err != nil {
+			l.rejects(g.replica, err)
+		}
+	}
+	return err
 }
 
 // await is roundTrip with two reasons to give up.
@@ -307,6 +324,7 @@ func (g *GroupTransport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, a
 	if len(args.Entries) == 0 && g.mute() {
 		return ErrStalled
 	}
+	g.own.raise(args.Term)
 	if isHeartbeat(args) {
 		return g.heartbeat(id, args, resp)
 	}
@@ -346,6 +364,7 @@ func fitting(entries []*raft.Log) (int, error) {
 
 // RequestVote implements raft.Transport.
 func (g *GroupTransport) RequestVote(id raft.ServerID, _ raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	g.own.raise(args.Term)
 	return g.request(id, rpcRequestVote, control, func(b []byte) []byte { return appendRequest(b, args) }, resp)
 }
 
@@ -366,5 +385,6 @@ func (g *GroupTransport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress,
 	if err != nil {
 		return err
 	}
+	g.own.raise(args.Term)
 	return g.sendSnapshot(to, args, resp, data)
 }

@@ -83,7 +83,7 @@ func (g *GroupTransport) heartbeat(id raft.ServerID, args *raft.AppendEntriesReq
 	if err != nil {
 		return err
 	}
-	return decodeResponse(body, resp)
+	return g.decode(l, body, resp)
 }
 
 // gather adds a record to the next frame of its sort.
@@ -142,6 +142,11 @@ func (l *link) onHeartbeats(b []byte) error {
 		from := []byte(ServerID(l.peer.id, e.from))
 		request := &raft.AppendEntriesRequest{Term: d.u64(), Leader: from}
 		request.RPCHeader = raft.RPCHeader{ProtocolVersion: raft.ProtocolVersion(d.u8()), ID: from, Addr: from}
+		if err := g.checkRequest(request); err != nil {
+			l.rejects(g.replica, err)
+			l.answerBeat(id, codeRefused, nil)
+			continue
+		}
 		if !g.deliver(request, unanswered{link: l, id: id, beat: true, bytes: beatSize}) {
 			l.answerBeat(id, codeBusy, nil)
 		}

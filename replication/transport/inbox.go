@@ -2,6 +2,7 @@ package transport
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -50,10 +51,25 @@ func (l *link) onRaft(m message) error {
 	if err != nil {
 		return err
 	}
+	if err := g.checkRequest(request); err != nil {
+		l.rejects(g.replica, err)
+		l.refuse(msgRaftAnswer, m.id, codeRefused)
+		return nil
+	}
 	if !g.deliver(request, unanswered{link: l, id: m.id, bytes: len(m.payload)}) {
 		l.refuse(msgRaftAnswer, m.id, codeBusy)
 	}
 	return nil
+}
+
+// rejects tells of a request or an answer that was refused, at most once per
+// [rejectEvery] and connection: a peer that sends one sends it again.
+func (l *link) rejects(replica storage.Replica, err error) {
+	now := int64(time.Since(l.t.started)) + 1
+	last := l.rejected.Load()
+	if (last == 0 || now-last >= int64(rejectEvery)) && l.rejected.CompareAndSwap(last, now) {
+		l.t.cfg.Events(Rejected{Peer: l.peer.id, Replica: replica, Err: err})
+	}
 }
 
 // deliver puts an RPC into the inbox; false if it is full. It never waits.
@@ -123,6 +139,7 @@ func (l *link) answerClosed(u unanswered) {
 }
 
 func (g *GroupTransport) answerOne(u unanswered, r raft.RPCResponse) {
+	g.own.raiseBy(r.Response)
 	if u.beat {
 		response, ok := r.Response.(*raft.AppendEntriesResponse)
 		if r.Error != nil || !ok {

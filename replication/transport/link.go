@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,9 +25,11 @@ type link struct {
 	nextID atomic.Uint64
 	heard  atomic.Int64 // since t.started
 	sent   atomic.Int64
-	beats  beats
-	beaten beats // answers to heartbeats
-	flush  chan struct{}
+	// rejected is when a refused request was last told of, since t.started.
+	rejected atomic.Int64
+	beats    beats
+	beaten   beats // answers to heartbeats
+	flush    chan struct{}
 
 	mu       sync.Mutex
 	err      error // why it ended
@@ -176,7 +179,7 @@ func (l *link) read() {
 	for {
 		m, err := a.next()
 		if err == nil {
-			err = l.dispatch(m)
+			err = l.contain(m)
 		}
 		if err != nil {
 			l.fail(err)
@@ -315,6 +318,23 @@ func (l *link) roundTrip(o *outgoing, done <-chan struct{}) ([]byte, error) {
 		l.t.replies.Put(r)
 		return nil, errGivenUp
 	}
+}
+
+// contain dispatches a message. A panic ends the connection, not the process:
+// what runs here decodes, and hands on to queues that are whole at each step.
+func (l *link) contain(m message) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = l.panicked(fmt.Sprintf("message of type %d", m.typ), p)
+		}
+	}()
+	return l.dispatch(m)
+}
+
+// panicked tells of a panic that was recovered from.
+func (l *link) panicked(doing string, value any) error {
+	l.t.cfg.Events(Panicked{Peer: l.peer.id, Doing: doing, Value: value, Stack: debug.Stack()})
+	return fmt.Errorf("%w: %s panicked: %v", ErrProtocol, doing, value)
 }
 
 // dispatch hands one message on. It never waits. An error ends the link.

@@ -277,7 +277,7 @@ func TestStalledGroupShowsNoLife(t *testing.T) {
 		if err := send(raft.AppendEntriesRequest{Term: 1, PrevLogEntry: 4, LeaderCommitIndex: 4}); !errors.Is(err, ErrStalled) {
 			t.Errorf("empty: %v", err)
 		}
-		if err := send(raft.AppendEntriesRequest{Term: 1, Entries: []*raft.Log{{Index: 1}}}); err != nil {
+		if err := send(raft.AppendEntriesRequest{Term: 1, Entries: []*raft.Log{{Index: 1, Term: 1}}}); err != nil {
 			t.Errorf("entries: %v", err)
 		}
 	})
@@ -319,6 +319,9 @@ func TestFullInboxIsBusyAndBlocksNobodyElse(t *testing.T) {
 	})
 }
 
+// oneVoter is an encoded configuration.
+var oneVoter = raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "a/1", Address: "a/1"}}})
+
 // spool is a Stager that hashes what it gets.
 type spool struct {
 	sum     [sha256.Size]byte
@@ -350,7 +353,7 @@ func TestSnapshotStreamsBesideHeartbeats(t *testing.T) {
 		defer serve(gb, func(rpc raft.RPC) {
 			if r, ok := rpc.Command.(*raft.InstallSnapshotRequest); ok {
 				ticket, _ := io.ReadAll(rpc.Reader)
-				if string(ticket) != "ticket" || r.Size != 6 || r.LastLogIndex != 77 || string(r.Configuration) != "conf" {
+				if string(ticket) != "ticket" || r.Size != 6 || r.LastLogIndex != 77 || !bytes.Equal(r.Configuration, oneVoter) {
 					t.Errorf("installed %q by %+v", ticket, r)
 				}
 			}
@@ -360,7 +363,7 @@ func TestSnapshotStreamsBesideHeartbeats(t *testing.T) {
 		done := make(chan error, 1)
 		go func() {
 			done <- ga.InstallSnapshot(ServerID("b", 1), "", &raft.InstallSnapshotRequest{
-				Term: 3, LastLogIndex: 77, Configuration: []byte("conf"), Size: int64(len(data)),
+				SnapshotVersion: 1, Term: 3, LastLogIndex: 77, LastLogTerm: 2, Configuration: oneVoter, Size: int64(len(data)),
 			}, new(raft.InstallSnapshotResponse), bytes.NewReader(data))
 		}()
 		beats := 0
@@ -417,7 +420,9 @@ func TestBrokenSnapshotIsAborted(t *testing.T) {
 				gb.SetStager(s)
 				defer serve(gb, c.serve)()
 				install := func(data io.Reader) error {
-					return ga.InstallSnapshot(ServerID("b", 1), "", &raft.InstallSnapshotRequest{Term: 1}, new(raft.InstallSnapshotResponse), data)
+					return ga.InstallSnapshot(ServerID("b", 1), "", &raft.InstallSnapshotRequest{
+						SnapshotVersion: 1, Term: 1, LastLogIndex: 9, LastLogTerm: 1, Configuration: oneVoter,
+					}, new(raft.InstallSnapshotResponse), data)
 				}
 				if err := install(c.data(network)); err == nil {
 					t.Error("no error at the sender")

@@ -89,7 +89,7 @@ func (g *GroupTransport) sendSnapshot(to target, args *raft.InstallSnapshotReque
 	if err != nil {
 		return err
 	}
-	return decodeResponse(body, resp)
+	return g.decode(l, body, resp)
 }
 
 // stream sends everything; nil says that the answer has come.
@@ -206,6 +206,11 @@ func (l *link) onSnapshotOpen(m message) error {
 	if err != nil {
 		return err
 	}
+	if err := g.checkRequest(request); err != nil {
+		l.rejects(g.replica, err)
+		l.refuse(msgRaftAnswer, m.id, codeRefused)
+		return nil
+	}
 	if !g.receive(l, m.id, request.(*raft.InstallSnapshotRequest)) {
 		l.refuse(msgRaftAnswer, m.id, codeBusy)
 	}
@@ -257,7 +262,7 @@ func (g *GroupTransport) receive(l *link, id uint64, request *raft.InstallSnapsh
 
 // install stages the stream and hands Raft the ticket.
 func (s *incomingSnapshot) install(ctx context.Context, stager Stager, request *raft.InstallSnapshotRequest) (response any, err error) {
-	ticket, abort, err := stager.Stage(ctx, s)
+	ticket, abort, err := s.stage(ctx, stager)
 	defer func() {
 		if r, ok := response.(*raft.InstallSnapshotResponse); abort != nil && (err != nil || !ok || !r.Success) {
 			abort()
@@ -278,6 +283,17 @@ func (s *incomingSnapshot) install(ctx context.Context, stager Stager, request *
 	timer := time.NewTimer(snapshotInstall)
 	defer timer.Stop()
 	return s.g.inject(raft.RPC{Command: request, Reader: bytes.NewReader(ticket), RespChan: ch}, ch, timer.C)
+}
+
+// stage contains a panic of the stager: nothing is installed yet.
+func (s *incomingSnapshot) stage(ctx context.Context, stager Stager) (ticket []byte, abort func(), err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = s.link.panicked("staging a snapshot", p)
+			s.link.fail(err)
+		}
+	}()
+	return stager.Stage(ctx, s)
 }
 
 // Read implements io.Reader for the stager.
