@@ -33,6 +33,10 @@ func (j journal) replication(e replication.Event) {
 		j.log.Error("disk stalled: heartbeats stopped so that others take over", "replica", e.Replica, "for", e.For)
 	case replication.DiskRecovered:
 		j.log.Info("disk works again", "replica", e.Replica)
+	case replication.ApplyStalled:
+		j.log.Error("applying has stalled: heartbeats stopped so that others take over", "replica", e.Replica, "for", e.For)
+	case replication.ApplyRecovered:
+		j.log.Info("applying works again", "replica", e.Replica)
 	case replication.SnapshotFailed:
 		j.log.Error("the raft log could not be cut", "replica", e.Replica, "err", e.Err)
 	case replication.RaftWarning:

@@ -52,6 +52,17 @@ type DiskStalled struct {
 // DiskRecovered ends a DiskStalled.
 type DiskRecovered struct{ Replica storage.Replica }
 
+// ApplyStalled: the state machine has been applying the same entries for longer than
+// the lease, or the replica was elected and does not get to prove it. It sends no
+// heartbeats and does not stand for election until that is over.
+type ApplyStalled struct {
+	Replica storage.Replica
+	For     time.Duration
+}
+
+// ApplyRecovered ends an ApplyStalled.
+type ApplyRecovered struct{ Replica storage.Replica }
+
 // SnapshotFailed: the log could not be cut; it will be tried again.
 type SnapshotFailed struct {
 	Replica storage.Replica
@@ -72,6 +83,8 @@ func (LeaderMissed) event()     {}
 func (ReplicaFailed) event()    {}
 func (DiskStalled) event()      {}
 func (DiskRecovered) event()    {}
+func (ApplyStalled) event()     {}
+func (ApplyRecovered) event()   {}
 func (SnapshotFailed) event()   {}
 func (RaftWarning) event()      {}
 

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,18 +24,21 @@ import (
 // So the hosts do by a clock and by asking what the library does by chance:
 //
 //  1. A voter that has heard no leader for Timing.silence asks the others, in
-//     one call a node for all groups, whether they have (KindSilence).
-//  2. If all who answer have heard none, and they are a quorum, it picks the
-//     one among them whose log is the most up to date, of equals by lot, and
-//     tells that one to stand (KindStand), or stands itself. Where one still
-//     hears a leader, that is waited for a little, so that nobody else comes to
+//     one call per node for all groups, whether they have (KindSilence).
+//  2. If all that answer have heard none, and they are a quorum, it knows which of
+//     them is to stand: the one with the most up-to-date log, of equal logs the one
+//     that has applied most, of equals by lot (successor). Where one voter still
+//     hears a leader, the others wait a little for it, so that nobody comes to
 //     another choice a moment later; then the quorum will do.
-//  3. Who is told looks at its own clock again and stands at once, without a
-//     pre-vote, at most once in an election timeout, and not while another's
-//     candidacy may be under way.
+//  3. If it is the successor itself, it looks at its own clock again and stands at
+//     once, without a pre-vote, at most once in an election timeout, and not while
+//     another candidacy may be under way. All voters ask the same question, so
+//     nobody needs to be told.
 //
 // Step 2 is the pre-vote of Raft's thesis (9.6), with the successor chosen
-// instead of drawn: nobody splits the vote, and who stands can win.
+// instead of drawn: nobody splits the vote, and a replica that stands can win.
+//
+// A replica that cannot apply (watchdog.go) votes and does not stand.
 //
 // When a candidate stands is of no concern to Raft's safety. What matters is
 // not to depose a leader that does its work. That one hears from a quorum at
@@ -47,11 +51,12 @@ import (
 
 // succession is what a replica has done lately about its leader's silence.
 type succession struct {
-	mu     sync.Mutex
-	asking bool
-	pause  time.Duration // between two askings; 0: has not asked
-	next   time.Time     // asks no earlier
-	stood  time.Time
+	mu        sync.Mutex
+	asking    bool
+	pause     time.Duration      // between two askings; 0: has not asked
+	next      time.Time          // asks no earlier
+	hurriedBy []partition.NodeID // in this silence
+	stood     time.Time
 
 	term  uint64 // the latest that another stood for,
 	began time.Time
@@ -98,11 +103,27 @@ func (s *succession) end(now time.Time, t Timing, soon bool) {
 	s.next = now.Add(s.pause)
 }
 
+// hurry has the next asking come at once, for the first question of each other voter: it
+// has noticed the silence, too, and only the successor itself stands. An asking that
+// still waits for a silent node does not hold that up. It reports whether the next one is
+// brought forward.
+func (s *succession) hurry(by partition.NodeID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.Contains(s.hurriedBy, by) {
+		return false
+	}
+	s.hurriedBy = append(s.hurriedBy, by)
+	s.pause, s.next, s.asking = 0, time.Time{}, false
+	return true
+}
+
 // calm says that there is nothing to ask.
 func (s *succession) calm() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pause, s.next = 0, time.Time{}
+	s.hurriedBy = s.hurriedBy[:0]
 }
 
 // mayStand reports whether the replica has not stood for long enough, and
@@ -125,7 +146,7 @@ func (h *Host) seekLeaders(now time.Time) {
 		switch {
 		case !g.misses(now):
 			g.succession.calm()
-		case g.votes() && g.succession.begin(now):
+		case !g.stalled() && g.votes() && g.succession.begin(now):
 			missing = append(missing, g)
 		}
 	}
@@ -152,13 +173,14 @@ func (h *Host) probably(who Member, missed raft.ServerID) bool {
 	return who.ServerID() != missed && h.heardWithin(who.Node, h.timing.lively())
 }
 
-// canvass asks the other voters of these groups, and has the successors stand
-// where a quorum has heard no leader.
+// canvass asks the other voters of these groups, and stands where a quorum has heard no
+// leader and this replica is the successor.
 func (h *Host) canvass(groups []*Group) {
 	asked := map[partition.NodeID]*question{}
-	var stand []standing
 	for _, g := range groups {
-		c := &canvasser{group: g, missing: []bereft{{g.member, g.tip()}}}
+		self := bereft{Member: g.member, tip: g.tip()}
+		self.applied, _ = g.applied.last()
+		c := &canvasser{group: g, missing: []bereft{self}}
 		_, missed, _ := g.transport.LeaderHeard()
 		for _, m := range membersOf(g.configuration()) {
 			if m.Nonvoter {
@@ -183,7 +205,7 @@ func (h *Host) canvass(groups []*Group) {
 				c.likely++
 			}
 		}
-		stand = append(stand, c.settle()...)
+		c.settle()
 	}
 	ctx, cancel := context.WithTimeout(h.ctx, h.timing.canvassTimeout())
 	defer cancel()
@@ -194,10 +216,8 @@ func (h *Host) canvass(groups []*Group) {
 			done <- q
 		})
 	}
-	h.tellToStand(stand)
 	for range asked {
 		q := <-done
-		stand = stand[:0]
 		for i, c := range q.canvassers {
 			if q.err == nil {
 				c.answered(q.members[i], q.answers[i])
@@ -205,9 +225,8 @@ func (h *Host) canvass(groups []*Group) {
 			if c.open--; q.likely[i] {
 				c.likely--
 			}
-			stand = append(stand, c.settle()...)
+			c.settle()
 		}
-		h.tellToStand(stand)
 	}
 }
 
@@ -223,69 +242,36 @@ type question struct {
 	err        error
 }
 
-// standing says who is to stand in a group.
-type standing struct {
-	group *Group
-	who   Member
-}
-
 func (c *canvasser) answered(who Member, a silenceAnswer) {
 	switch a.status {
-	case silenceMisses:
-		c.missing = append(c.missing, bereft{who, a.tip})
+	case silenceMisses, silenceVotes:
+		c.missing = append(c.missing, bereft{who, a.tip, a.applied, a.status == silenceVotes})
 	case silenceHears:
 		c.hearing++
 	}
 }
 
 // settle ends the canvass of a group, once it can be.
-func (c *canvasser) settle() []standing {
-	who, ok := successor(c.group.replica.Group, c.voters, c.missing)
+func (c *canvasser) settle() {
+	g := c.group
+	who, ok := successor(g.replica.Group, c.voters, c.missing)
 	if c.settled || c.open > 0 && (!ok || c.likely > 0) {
-		return nil
+		return
 	}
 	c.settled = true
-	now, t := time.Now(), c.group.host.timing
-	early := ok && c.hearing > 0 && c.group.silence(now) < t.silence()+t.unison()
-	c.group.succession.end(now, t, early)
-	if !ok || early {
-		return nil
+	now, t := time.Now(), g.host.timing
+	early := ok && c.hearing > 0 && g.silence(now) < t.silence()+t.unison()
+	g.succession.end(now, t, early)
+	if ok && !early && who == g.member {
+		g.stand()
 	}
-	return []standing{{c.group, who}}
-}
-
-func (h *Host) tellToStand(all []standing) {
-	others := map[partition.NodeID][]storage.Replica{}
-	for _, s := range all {
-		if s.who.ServerID() == s.group.self {
-			s.group.stand()
-			continue
-		}
-		others[s.who.Node] = append(others[s.who.Node], storage.Replica{Group: s.group.replica.Group, Generation: s.who.Generation})
-	}
-	for node, replicas := range others {
-		_ = h.peers.Notify(node, KindStand, encodeReplicas(replicas)) // told again after the next asking
-	}
-}
-
-func (h *Host) handleStand(_ context.Context, _ partition.NodeID, payload []byte) ([]byte, error) {
-	replicas, err := decodeReplicas(payload)
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range replicas {
-		if g := h.serving(r); g != nil {
-			g.stand()
-		}
-	}
-	return nil, nil
 }
 
 // stand has the replica stand for election at once, if it misses its leader
 // and has not stood lately.
 func (g *Group) stand() {
 	now := time.Now()
-	if !g.misses(now) || !g.votes() || !g.succession.mayStand(now, g.host.timing) {
+	if !g.misses(now) || g.stalled() || !g.votes() || !g.succession.mayStand(now, g.host.timing) {
 		return
 	}
 	g.host.emit(LeaderMissed{Replica: g.replica, For: g.silence(now)})

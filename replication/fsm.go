@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -23,6 +24,8 @@ type fsm struct {
 	applied *appliedIndex
 	// bytes counts what was applied since the last snapshot, entries how many.
 	bytes, entries atomic.Int64
+	// since is when the batch now in the machine's hands was given to it; nil: none is.
+	since atomic.Pointer[time.Time]
 
 	onApplied func(index, term uint64)
 	onNoop    func(n nonce, index, term uint64)
@@ -66,7 +69,10 @@ func (f *fsm) apply(logs []*raft.Log, answers []any) error {
 		}
 		entries[i].Commands, noops[i] = fr.Commands, fr.Noop
 	}
+	began := time.Now()
+	f.since.Store(&began)
 	results, err := f.machine.Apply(entries)
+	f.since.Store(nil)
 	last := entries[len(entries)-1]
 	if err != nil {
 		return fmt.Errorf("applying entries %d to %d: %w", entries[0].Index, last.Index, err)
@@ -88,6 +94,15 @@ func (f *fsm) apply(logs []*raft.Log, answers []any) error {
 	}
 	f.onApplied(last.Index, last.Term)
 	return nil
+}
+
+// underWay is how long the machine has had the batch that it now applies; 0 if it has
+// none.
+func (f *fsm) underWay(now time.Time) time.Duration {
+	if began := f.since.Load(); began != nil {
+		return now.Sub(*began)
+	}
+	return 0
 }
 
 // Apply is for libraries that do not batch; ours does.

@@ -36,8 +36,6 @@ type Transport interface {
 	// Inject hands a request to the replica's own Raft, as if it had come from
 	// a peer, and waits for the answer, a bounded time.
 	Inject(command any) (response any, err error)
-	// SetStalled sets what says whether heartbeats must not be sent now.
-	SetStalled(stalled func() bool)
 	// SetContent sets what says whether the data of a command entry may enter the
 	// log: an append with one that may not is refused.
 	SetContent(check func(data []byte) error)
@@ -102,14 +100,15 @@ type Group struct {
 	learner    *learner
 
 	ready    atomic.Bool
-	stalled  atomic.Bool
+	stall    stall
 	caughtUp atomic.Bool
 	proven   atomic.Pointer[lead]
 	reachAt  atomic.Pointer[reachability]
 
 	succession succession
 
-	torn time.Time // since when it stands and believes in a leader; the watchdog's
+	torn     time.Time // since when it stands and believes in a leader; the watchdog's
+	unproven unproven  // the watchdog's
 
 	leadMu   sync.Mutex
 	expected *nonce                   // of the no-op that will prove leadership
@@ -163,7 +162,6 @@ func newGroup(h *Host, c GroupConfig) *Group {
 
 func (g *Group) start(c GroupConfig) error {
 	g.applied.advance(c.Machine.Applied())
-	c.Transport.SetStalled(g.stalled.Load)
 	fresh, err := g.bootstrap(c)
 	if err != nil {
 		return err

@@ -60,6 +60,7 @@ type Host struct {
 	notices       *noticer
 	refresher     *refresher
 	attention     *attention
+	hurry         chan struct{} // has the watchdog look for leaders at once
 
 	mu     sync.RWMutex
 	closed bool
@@ -80,6 +81,7 @@ func NewHost(c HostConfig) (*Host, error) {
 		self: c.Self, peers: c.Peers, timing: t, events: c.Events, elapsed: c.Elapsed,
 		groups: map[storage.GroupID]*Group{},
 		askers: map[partition.NodeID]*rounds[indexRequest]{},
+		hurry:  make(chan struct{}, 1),
 	}
 	if h.elapsed == nil {
 		h.elapsed = elapsed
@@ -97,7 +99,6 @@ func NewHost(c HostConfig) (*Host, error) {
 	h.peers.Handle(KindNotice, h.handleNotice)
 	h.peers.Handle(KindBehind, h.handleBehind)
 	h.peers.Handle(KindSilence, h.handleSilence)
-	h.peers.Handle(KindStand, h.handleStand)
 	return h, nil
 }
 
@@ -196,7 +197,7 @@ func (h *Host) Close() error {
 	}
 	h.confirmations.close()
 	h.wg.Wait()
-	for _, kind := range []uint8{KindConfirm, KindReadIndex, KindNotice, KindBehind, KindSilence, KindStand} {
+	for _, kind := range []uint8{KindConfirm, KindReadIndex, KindNotice, KindBehind, KindSilence} {
 		h.peers.Handle(kind, nil)
 	}
 	var all []error

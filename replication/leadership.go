@@ -54,7 +54,7 @@ func (g *Group) watchLeadership() {
 		}
 		insist = min(max(2*insist, stuckAfter), stuckAtMost)
 		again.Reset(insist)
-		if !g.stalled.Load() {
+		if !g.stalled() {
 			n := newNonce()
 			g.hand(func() { _ = g.raft.ApplyLog(raft.Log{Data: encodeNoop(n)}, g.host.timing.Election).Error() })
 		}

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -21,6 +22,7 @@ type mapMachine struct {
 	data        map[string]string
 	applies     int
 	frozen      chan struct{} // if set, entries are applied once it is closed
+	takes       time.Duration // how long it takes to apply a batch
 }
 
 // freeze stops the machine from applying until thaw is called.
@@ -37,12 +39,20 @@ func (m *mapMachine) freeze() (thaw func()) {
 	}
 }
 
+// slow has each batch take so long.
+func (m *mapMachine) slow(takes time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.takes = takes
+}
+
 func newMapMachine() *mapMachine { return &mapMachine{data: map[string]string{}} }
 
 func (m *mapMachine) Apply(entries []Entry) ([][]any, error) {
 	m.mu.Lock()
-	gate := m.frozen
+	gate, takes := m.frozen, m.takes
 	m.mu.Unlock()
+	time.Sleep(takes)
 	if gate != nil {
 		<-gate
 	}

@@ -42,13 +42,13 @@ import (
 //
 // Late, repeated and reordered notices are harmless for the same reasons. One
 // effect is not about logs: a request the follower takes also counts as a sign
-// of life. So a leader with a stalled disk sends none, and a follower feeds
+// of life. So a leader that has stalled sends none, and a follower feeds
 // only those that tell it something new.
 
 // notice is what the group can say now; the zero notice if nothing.
 func (g *Group) notice() notice {
 	lead := g.lead()
-	if lead == nil || g.stalled.Load() {
+	if lead == nil || g.stalled() {
 		return notice{}
 	}
 	index, term := g.applied.last()

@@ -26,6 +26,8 @@ type patient struct {
 // than that is added to its absence. One goroutine a silent follower waits.
 const patienceInterval = 100 * time.Millisecond
 
+var errStalled = errors.New("this replica has stalled and must not lead")
+
 var errNothingToSend = errors.New("leadership or the peer's membership ended while the peer was silent")
 
 func (p patient) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
@@ -40,6 +42,9 @@ func (p patient) AppendEntries(id raft.ServerID, target raft.ServerAddress, args
 		if err := p.wait(id, args.Term); err != nil {
 			return err
 		}
+	}
+	if p.group.stalled() {
+		return errStalled // any request of a leader's is a sign of its life
 	}
 	err := p.Transport.AppendEntries(id, target, args, resp)
 	if err == nil && resp.Success && !heartbeat {
@@ -57,10 +62,23 @@ func (p patient) AppendEntries(id raft.ServerID, target raft.ServerAddress, args
 //
 // Nodes that were removed do not disturb by that: they stand where a quorum misses its
 // leader (failover.go), or behind a pre-vote, which is checked.
+//
+// A replica that cannot apply asks for no votes: it could not prove its leadership.
 func (p patient) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	if p.group.stalled() {
+		return errStalled
+	}
 	nameless := *args // the library sends one request to all
 	nameless.ID = nil
 	return p.Transport.RequestVote(id, target, &nameless, resp)
+}
+
+// RequestPreVote: see RequestVote.
+func (p patient) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	if p.group.stalled() {
+		return errStalled
+	}
+	return p.Transport.RequestPreVote(id, target, args, resp)
 }
 
 func (p patient) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
@@ -70,12 +88,12 @@ func (p patient) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, ar
 	return p.Transport.InstallSnapshot(id, target, args, resp, data)
 }
 
-// wait returns nil when the peer is heard, and an error when the leader of
-// term has nothing to send to it any more.
+// wait returns nil when the peer is heard and the replica has not stalled, and an error
+// when the leader of term has nothing to send any more.
 func (p patient) wait(id raft.ServerID, term uint64) error {
 	g := p.group
 	m, err := ParseServerID(id)
-	if err != nil || !g.ready.Load() || g.host.heard(m.Node) {
+	if err != nil || !g.ready.Load() || g.host.heard(m.Node) && !g.stalled() {
 		return err
 	}
 	tick := time.NewTicker(patienceInterval)
@@ -87,7 +105,7 @@ func (p patient) wait(id raft.ServerID, term uint64) error {
 			return errNothingToSend
 		}
 		switch {
-		case g.host.heard(m.Node):
+		case g.host.heard(m.Node) && !g.stalled():
 			return nil
 		case g.raft.State() != raft.Leader || g.raft.CurrentTerm() != term || !g.has(id):
 			return errNothingToSend

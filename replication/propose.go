@@ -58,8 +58,8 @@ func (g *Group) Propose(ctx context.Context, cmd []byte) (any, error) {
 	if err := g.awaitLead(ctx); err != nil {
 		return nil, err
 	}
-	if g.stalled.Load() {
-		return nil, stalledDisk(g.stalledFor())
+	if err := g.stallRefusal(time.Now()); err != nil {
+		return nil, err
 	}
 	p := &proposal{command: cmd, answer: make(chan proposed, 1)}
 	if err := g.proposer.enqueue(p); err != nil {

@@ -214,7 +214,7 @@ func FuzzDecodeMessages(f *testing.F) {
 	f.Add(encodeTerms([]termAnswer{{true, 7}, {}}))
 	f.Add(encodeNotices([]addressed{{storage.Replica{Group: 1, Generation: 2}, 3, notice{9, 4, 5}}}))
 	f.Add(encodeIndexes([]indexAnswer{{indexGiven, 8, notice{9, 4, 5}}, {indexNotLeader, 0, notice{}}}))
-	f.Add(encodeSilences([]silenceAnswer{{silenceMisses, tip{4, 9}}, {status: silenceHears}, {}}))
+	f.Add(encodeSilences([]silenceAnswer{{silenceMisses, tip{4, 9}, 8}, {silenceVotes, tip{4, 9}, 3}, {status: silenceHears}, {}}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		same := func(again []byte, err error) {
 			if err == nil && !bytes.Equal(again, b) {
@@ -251,7 +251,7 @@ func TestMessagesRoundTrip(t *testing.T) {
 	if got, err := decodeIndexes(encodeIndexes(indexes)); err != nil || !reflect.DeepEqual(got, indexes) {
 		t.Errorf("%v, %v", got, err)
 	}
-	silences := []silenceAnswer{{silenceMisses, tip{1 << 40, 7}}, {status: silenceHears}, {}}
+	silences := []silenceAnswer{{silenceMisses, tip{1 << 40, 7}, 6}, {silenceVotes, tip{2, 7}, 1}, {status: silenceHears}, {}}
 	if got, err := decodeSilences(encodeSilences(silences)); err != nil || !reflect.DeepEqual(got, silences) {
 		t.Errorf("%v, %v", got, err)
 	}

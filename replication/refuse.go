@@ -80,6 +80,10 @@ func stalledDisk(d time.Duration) *Error {
 	return overloaded(fmt.Sprintf("the leader's disk has not finished a write for %v", d.Round(time.Millisecond)))
 }
 
+func stalledApply(d time.Duration) *Error {
+	return overloaded(fmt.Sprintf("the leader has not finished applying a write for %v", d.Round(time.Millisecond)))
+}
+
 func stopping() *Error {
 	return &Error{Reason: Stopping, Outcome: NotApplied, Message: "this replica is stopping", Try: "retry at another node"}
 }

@@ -35,10 +35,13 @@ func (g *Group) silence(now time.Time) time.Duration {
 	return max(now.Sub(last), 0)
 }
 
-// misses reports whether the replica would have another leader.
+// misses reports whether the replica would have another leader, and could vote for one.
 func (g *Group) misses(now time.Time) bool {
 	t := g.host.timing
-	return g.silence(now) >= t.silence() && !g.stalled.Load() && g.host.attention.whole(now) && !g.succession.contested(now, t)
+	if g.raft.State() == raft.Leader {
+		return g.stall.apply.Load() && !g.stall.disk.Load()
+	}
+	return g.silence(now) >= t.silence() && !g.stall.disk.Load() && g.host.attention.whole(now) && !g.succession.contested(now, t)
 }
 
 // tip is where a log ends.
@@ -66,23 +69,48 @@ func (g *Group) tip() tip {
 // bereft is a voter that misses its leader.
 type bereft struct {
 	Member
-	tip tip
+	tip     tip
+	applied uint64
+	unable  bool // to lead
 }
 
-// successor is who of those that miss their leader is to stand, if they are a
-// quorum of that many voters: each of them would vote for it. Of equals it is
-// another one in each group, so that no node inherits all of a dead one's.
+// applyLag is what makes a difference between two replicas with equal logs: those that
+// apply as fast as they can differ by less, and share the leadership of many groups.
+const applyLag = maxAppendEntries
+
+// lag is how far the state is behind the log, in steps of applyLag.
+func (b bereft) lag() uint64 { return (b.tip.index - min(b.applied, b.tip.index)) / applyLag }
+
+// before reports whether b is to stand rather than c: its log is the more up to date, of
+// equal logs it has applied more, and of equals it is another one in each group, so that
+// no node inherits all of a dead one's.
+func (b bereft) before(c bereft, group storage.GroupID) bool {
+	return cmp.Or(
+		c.tip.compare(b.tip),
+		cmp.Compare(b.lag(), c.lag()),
+		cmp.Compare(lot(group, b.Member), lot(group, c.Member))) < 0
+}
+
+// successor is who of those that miss their leader is to stand: the first of those that
+// are able to lead, if a quorum of that many voters misses its leader and would vote for
+// it.
 func successor(group storage.GroupID, voters int, missing []bereft) (Member, bool) {
-	if len(missing) < voters/2+1 {
-		return Member{}, false
-	}
-	best := missing[0]
-	for _, b := range missing[1:] {
-		if order := b.tip.compare(best.tip); order > 0 || order == 0 && lot(group, b.Member) < lot(group, best.Member) {
-			best = b
+	var best *bereft
+	for i, b := range missing {
+		if !b.unable && (best == nil || b.before(*best, group)) {
+			best = &missing[i]
 		}
 	}
-	return best.Member, true
+	if best == nil {
+		return Member{}, false
+	}
+	votes := 0
+	for _, b := range missing {
+		if b.tip.compare(best.tip) <= 0 { // else it refuses
+			votes++
+		}
+	}
+	return best.Member, votes > voters/2
 }
 
 // lot is the same on every node.
@@ -107,7 +135,7 @@ func (h *Host) askSilence(ctx context.Context, node partition.NodeID, replicas [
 
 // handleSilence is the asked voter's side. It answers for the very replicas
 // named: one of another generation has another vote.
-func (h *Host) handleSilence(_ context.Context, _ partition.NodeID, payload []byte) ([]byte, error) {
+func (h *Host) handleSilence(_ context.Context, from partition.NodeID, payload []byte) ([]byte, error) {
 	replicas, err := decodeReplicas(payload)
 	if err != nil {
 		return nil, err
@@ -118,7 +146,14 @@ func (h *Host) handleSilence(_ context.Context, _ partition.NodeID, payload []by
 		switch g := h.serving(r); {
 		case g == nil:
 		case g.misses(now):
-			answers[i] = silenceAnswer{silenceMisses, g.tip()}
+			answers[i] = silenceAnswer{status: silenceMisses, tip: g.tip()}
+			answers[i].applied, _ = g.applied.last()
+			switch {
+			case g.stalled():
+				answers[i].status = silenceVotes
+			case g.succession.hurry(from):
+				signal(h.hurry)
+			}
 		default:
 			answers[i].status = silenceHears
 		}

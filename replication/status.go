@@ -23,7 +23,8 @@ type Status struct {
 	CaughtUp bool
 	// Reachable and Needed count voters; see [Group.Reachable].
 	Reachable, Needed int
-	DiskStalled       bool
+	// DiskStalled and ApplyStalled: see the events of these names.
+	DiskStalled, ApplyStalled bool
 	// Err is why the replica failed.
 	Err error
 }
@@ -31,15 +32,16 @@ type Status struct {
 // Status of the replica now. The fields are read one after the other.
 func (g *Group) Status() Status {
 	s := Status{
-		Replica:     g.replica,
-		Leader:      g.leader(),
-		Serving:     g.lead() != nil,
-		Term:        g.raft.CurrentTerm(),
-		Commit:      g.raft.CommitIndex(),
-		Last:        g.raft.LastIndex(),
-		Members:     membersOf(g.configuration()),
-		CaughtUp:    g.CaughtUp(),
-		DiskStalled: g.stalled.Load(),
+		Replica:      g.replica,
+		Leader:       g.leader(),
+		Serving:      g.lead() != nil,
+		Term:         g.raft.CurrentTerm(),
+		Commit:       g.raft.CommitIndex(),
+		Last:         g.raft.LastIndex(),
+		Members:      membersOf(g.configuration()),
+		CaughtUp:     g.CaughtUp(),
+		DiskStalled:  g.stall.disk.Load(),
+		ApplyStalled: g.stall.apply.Load(),
 	}
 	s.Applied, _ = g.applied.last()
 	s.Reachable, s.Needed = g.Reachable()

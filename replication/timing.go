@@ -70,8 +70,13 @@ const (
 func (t Timing) confirmTimeout() time.Duration { return t.Heartbeat }
 
 // stallBound is how old a write in flight may be before the disk counts as
-// stalled. A shorter stall is weathered; a longer one would outlive the lease.
+// stalled, and what is being applied before the state machine does. A shorter stall
+// is weathered; a longer one would outlive the lease.
 func (t Timing) stallBound() time.Duration { return t.Lease }
+
+// proofBound is how long a leader whose log moves may need to prove that it leads: one
+// more entry, above what that takes on a disk that is not stalled yet.
+func (t Timing) proofBound() time.Duration { return 2 * (t.Heartbeat + t.Lease) }
 
 // silence is how long a voter hears no leader before it would have another:
 // longer than the lease by what an answer may take on its way, so that a leader

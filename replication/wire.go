@@ -25,11 +25,9 @@ const (
 	// generation of the leader's replica) each; no answer.
 	KindBehind uint8 = 4
 	// KindSilence asks whether replicas miss their leader: (group, generation)
-	// each, answered by (status, log's last term and index) each, in order.
+	// each, answered by (status, log's last term and index, applied index) each, in
+	// order.
 	KindSilence uint8 = 5
-	// KindStand tells replicas to stand for election, if they still miss their
-	// leader: (group, generation) each; no answer.
-	KindStand uint8 = 6
 )
 
 // maxRecords a message: no node has that many groups.
@@ -125,21 +123,25 @@ const (
 	silenceNoReplica silenceStatus = iota
 	silenceHears
 	silenceMisses
+	// silenceVotes is silenceMisses of a replica that must not lead.
+	silenceVotes
 )
 
 // silenceAnswer is a voter's answer to whether it misses its leader, and if it
-// does where its log ends.
+// does where its log ends and what it has applied.
 type silenceAnswer struct {
-	status silenceStatus
-	tip    tip
+	status  silenceStatus
+	tip     tip
+	applied uint64
 }
 
-const silenceSize = 17
+const silenceSize = 25
 
 func encodeSilences(answers []silenceAnswer) []byte {
 	b := newMessage(len(answers), silenceSize)
 	for _, a := range answers {
 		b = le.AppendUint64(le.AppendUint64(append(b, byte(a.status)), a.tip.term), a.tip.index)
+		b = le.AppendUint64(b, a.applied)
 	}
 	return b
 }
@@ -152,8 +154,8 @@ func decodeSilences(b []byte) ([]silenceAnswer, error) {
 	answers := make([]silenceAnswer, n)
 	for i := range answers {
 		r := body[i*silenceSize:]
-		a := silenceAnswer{status: silenceStatus(r[0]), tip: tip{le.Uint64(r[1:]), le.Uint64(r[9:])}}
-		if a.status > silenceMisses || a.status != silenceMisses && a.tip != (tip{}) {
+		a := silenceAnswer{silenceStatus(r[0]), tip{le.Uint64(r[1:]), le.Uint64(r[9:])}, le.Uint64(r[17:])}
+		if a.status > silenceVotes || a.status < silenceMisses && a != (silenceAnswer{status: a.status}) {
 			return nil, fmt.Errorf("%w: silence record % x", errMessage, r[:silenceSize])
 		}
 		answers[i] = a

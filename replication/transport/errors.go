@@ -22,8 +22,6 @@ var (
 	ErrTooLarge = errors.New("message is too large")
 	// ErrClosed is definite: the transport or the group is closed.
 	ErrClosed = errors.New("transport is closed")
-	// ErrStalled is definite: the group must not show signs of life now.
-	ErrStalled = errors.New("the group is stalled")
 
 	// ErrCut: a deliberate cut lies between; see [Config.Allow]. It comes with
 	// ErrUnreachable, or with ErrLost for what was under way.

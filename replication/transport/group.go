@@ -39,7 +39,6 @@ type GroupTransport struct {
 	local   string
 	inbox   chan raft.RPC
 	closed  chan struct{}
-	stalled atomic.Pointer[func() bool]
 	content atomic.Pointer[func(command []byte) error]
 	own     ownTerm
 	bytes   atomic.Int64 // in the inbox
@@ -159,11 +158,6 @@ func (g *GroupTransport) Close() error {
 	return nil
 }
 
-// SetStalled makes every message that only says "the leader is alive" fail
-// with [ErrStalled] while stalled returns true: heartbeats and empty
-// AppendEntries. A leader whose disk hangs must not hold off elections.
-func (g *GroupTransport) SetStalled(stalled func() bool) { g.stalled.Store(&stalled) }
-
 // SetContent sets what says whether a command in an entry can be applied: an
 // append with one that cannot is refused. It is called beside other calls.
 func (g *GroupTransport) SetContent(check func(command []byte) error) { g.content.Store(&check) }
@@ -233,11 +227,6 @@ func (g *GroupTransport) target(id raft.ServerID) (target, error) {
 		g.targets.Store(id, to)
 	}
 	return to, err
-}
-
-func (g *GroupTransport) mute() bool {
-	f := g.stalled.Load()
-	return f != nil && (*f)()
 }
 
 // outgoing begins a request to a replica.
@@ -321,9 +310,6 @@ func (l *link) await(o *outgoing, r *reply, closed <-chan struct{}, timeout <-ch
 // is then at most that of the last entry sent: a follower must not commit entries that
 // the request does not compare with its log.
 func (g *GroupTransport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	if len(args.Entries) == 0 && g.mute() {
-		return ErrStalled
-	}
 	g.own.raise(args.Term)
 	if isHeartbeat(args) {
 		return g.heartbeat(id, args, resp)

@@ -255,34 +255,6 @@ func TestHeartbeatsOfManyGroupsShareFrames(t *testing.T) {
 	})
 }
 
-func TestStalledGroupShowsNoLife(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		network := memnet.New()
-		a, b := start(t, network, "a", nil), start(t, network, "b", nil)
-		r := storage.Replica{Group: 1, Generation: 1}
-		ga, gb := a.Group(r), b.Group(r)
-		defer serve(gb, success)()
-		var stalled atomic.Bool
-		ga.SetStalled(stalled.Load)
-		send := func(args raft.AppendEntriesRequest) error {
-			return ga.AppendEntries(ServerID("b", 1), "", &args, new(raft.AppendEntriesResponse))
-		}
-		if err := send(raft.AppendEntriesRequest{Term: 1}); err != nil {
-			t.Fatal(err)
-		}
-		stalled.Store(true)
-		if err := send(raft.AppendEntriesRequest{Term: 1}); !errors.Is(err, ErrStalled) {
-			t.Errorf("heartbeat: %v", err)
-		}
-		if err := send(raft.AppendEntriesRequest{Term: 1, PrevLogEntry: 4, LeaderCommitIndex: 4}); !errors.Is(err, ErrStalled) {
-			t.Errorf("empty: %v", err)
-		}
-		if err := send(raft.AppendEntriesRequest{Term: 1, Entries: []*raft.Log{{Index: 1, Term: 1}}}); err != nil {
-			t.Errorf("entries: %v", err)
-		}
-	})
-}
-
 func TestFullInboxIsBusyAndBlocksNobodyElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := memnet.New()
