@@ -261,6 +261,9 @@ func FuzzDot(f *testing.F) {
 // said of what follows it.
 func TestEventualFramesCutShort(t *testing.T) {
 	w := want{index: 7, dots: []storage.DotRange{{Node: "n1-abcd", Incarnation: 5, First: 1, Last: 3}}}
+	w.own = dots([]storage.DotRange{{Node: "n2-abcd", Incarnation: 5, First: 1, Last: 1}})
+	read := nearRead{decided: w.own, ofKey: dots(w.dots)}
+	read.Key = []byte("k")
 	near := w.frame(2, []byte("k"))[1:]
 	ask := conflictsAsk{Partition: 2, After: []byte("after"), Limit: 3, Prefix: nil}.frame()[1:]
 	dot := appendDot(nil, storage.Dot{Node: "n", Incarnation: 1, Sequence: 1})
@@ -269,6 +272,7 @@ func TestEventualFramesCutShort(t *testing.T) {
 		by    func([]byte) error
 	}{
 		"eventual read":     {near, func(b []byte) error { _, _, _, err := decodeNear(b); return err }},
+		"its answer":        {read.encode(), func(b []byte) error { _, err := decodeNearRead(b); return err }},
 		"conflicts":         {ask, func(b []byte) error { _, err := decodeConflictsAsk(b); return err }},
 		"dot":               {dot, func(b []byte) error { _, err := decodeDot(b); return err }},
 		"what it has heard": {heard{1, 2}.encode(), func(b []byte) error { _, err := decodeHeard(b); return err }},

@@ -32,6 +32,10 @@ const (
 type want struct {
 	index uint64
 	dots  []storage.DotRange
+	// own are the writes of the key that the asking node holds itself: it is told
+	// which of them are decided.
+	own *storage.DotSet
+
 	// What follows does not travel: it matters only where no replica answers.
 
 	// highest is the session's highest timestamp.
@@ -56,7 +60,10 @@ func (w want) elsewhere(missing []storage.DotRange) []storage.DotRange {
 
 // wanted is the session's past in the partition.
 func wanted(p partition.ID, past *session.Token) want {
-	return want{past.Index(p), past.Undecided(p), past.Highest(), !past.Empty(), past.Knows(p)}
+	return want{
+		index: past.Index(p), dots: past.Undecided(p),
+		highest: past.Highest(), session: !past.Empty(), known: past.Knows(p),
+	}
 }
 
 // unsaid is an index that covers what the session may have seen of the partition
@@ -113,11 +120,21 @@ func (r *router) getEventual(ctx context.Context, req *capstanv1.GetRequest) (*c
 type nearRead struct {
 	storage.LocalRead
 	from partition.NodeID
+	// Of the writes that the session has, and that the asking node holds: those that
+	// are decided in the state that was read, and those that are undecided writes of
+	// the key. nil for none.
+	decided, ofKey *storage.DotSet
+}
+
+// vouches reports whether the answer says of a write that it is undecided.
+func (n *nearRead) vouches(d storage.Dot, named *storage.DotSet) bool {
+	return named.Has(d) || slices.ContainsFunc(n.Candidates, func(t storage.Tentative) bool { return t.Dot == d })
 }
 
 // answer tells what was found, and what the session has seen by it.
 func (r *router) answer(ring *control.State, p partition.ID, past *session.Token, found nearRead) (resp *capstanv1.GetResponse, err error) {
 	r.sessions.tidy(p, past)
+	found.settle(p, past)
 	note(p, past, &found.LocalEntry, found.Applied)
 	resp = &capstanv1.GetResponse{Freshness: &capstanv1.Freshness{ServedBy: nameOf(ring, found.from), Tentative: found.Tentative != nil}}
 	if found.Found {
@@ -125,6 +142,23 @@ func (r *router) answer(ring *control.State, p partition.ID, past *session.Token
 	}
 	resp.Session, err = r.sessions.token(past)
 	return resp, err
+}
+
+// settle drops from the session the writes that are decided, and, if a committed
+// version is shown, those that it was shown to beat: all that it has of the key. A
+// node that holds one of them, and not that version, must not show it again as the
+// session's own.
+func (n *nearRead) settle(p partition.ID, past *session.Token) {
+	if n.decided != nil {
+		past.SettleAll(p, n.Applied, n.decided)
+	}
+	if n.Tentative == nil && n.ofKey != nil {
+		index := n.Applied
+		if n.Held != nil {
+			index = n.Held.Version.Index
+		}
+		past.SettleAll(p, index, n.ofKey)
+	}
 }
 
 // note takes what was read into the session. applied is the index of the state
@@ -185,21 +219,22 @@ func (r *router) nearOnce(ctx context.Context, ring *control.State, p partition.
 	var refused error
 	if here != nil {
 		read, err := here.near(ctx, key, w, replicas > 1)
-		if err == nil && replicas == 1 {
-			return nearRead{read, r.self}, nil
+		if read.from = r.self; err == nil && replicas == 1 {
+			return read, nil
 		}
 		if refused = err; err == nil {
-			reads = append(reads, nearRead{read, r.self})
+			reads = append(reads, read)
 		}
 	}
 	// This node's own writes come first: what leaves the log meanwhile raises
 	// the fate floor, and is in a state that has applied that.
 	local := storage.Local{Log: log}
+	held := log.WritesOf(key)
 	own, missing, err := local.ReadToMergeWith(key, w.dots)
 	if err != nil {
 		return nearRead{}, err
 	}
-	elsewhere := want{index: max(w.index, own.FateFloor), dots: w.elsewhere(missing)}
+	elsewhere := want{index: max(w.index, own.FateFloor), dots: w.elsewhere(missing), own: held}
 	if len(reads) == 0 {
 		elsewhere.index = max(elsewhere.index, r.settledBy(p))
 	}
@@ -212,7 +247,7 @@ func (r *router) nearOnce(ctx context.Context, ring *control.State, p partition.
 		}
 		switch {
 		case own.Tentative != nil && w.metBy(own.Tentative, elsewhere):
-			return nearRead{own, r.self}, nil
+			return nearRead{LocalRead: own, from: r.self}, nil
 		case refused != nil:
 			return nearRead{}, refused // what the replica here lacks, nobody had
 		case isRefusal(err):
@@ -220,17 +255,81 @@ func (r *router) nearOnce(ctx context.Context, ring *control.State, p partition.
 		}
 		return nearRead{}, noReplica(ring, r.self, p, "")
 	}
-	merged := nearRead{own, r.self}
-	for _, read := range reads {
-		if !merged.State || read.Applied > merged.Applied {
-			merged.from = read.from
+	merged, state := mergeNear(reads)
+	merged.ofKey = joinDots(merged.ofKey, among(held, w.dots))
+	if local.Decided = merged.decided; local.Decided != nil {
+		// What is held here, and decided there, is not shown; what it stood in the way of
+		// is.
+		if own, err = local.ReadToMerge(key); err != nil {
+			return nearRead{}, err
 		}
-		merged.LocalRead = storage.MergeReads(merged.LocalRead, read.LocalRead)
 	}
+	merged.LocalRead = storage.MergeReads(own, merged.LocalRead)
 	if merged.Behind() { // something was forgotten here since the replica here was read
 		return nearRead{}, fmt.Errorf("partition %d: %w: %w", p, storage.ErrBehind, storage.ErrUnread)
 	}
+	if t := merged.Tentative; t != nil && !state.vouches(t.Dot, held) {
+		// Another replica holds it undecided, and is behind the one whose state is shown.
+		decided, err := r.decidedAt(ctx, p, here, key, elsewhere, state.from, merged.Candidates)
+		if err != nil {
+			return nearRead{}, err
+		}
+		merged.Drop(decided)
+	}
 	return merged, local.Complete(&merged.LocalEntry)
+}
+
+// mergeNear makes one answer of several, and gives the one whose state it shows.
+func mergeNear(reads []nearRead) (merged, state nearRead) {
+	merged, state = reads[0], reads[0]
+	for _, read := range reads[1:] {
+		if read.Applied > state.Applied {
+			state = read
+		}
+		merged.LocalRead = storage.MergeReads(merged.LocalRead, read.LocalRead)
+		merged.decided, merged.ofKey = joinDots(merged.decided, read.decided), joinDots(merged.ofKey, read.ofKey)
+	}
+	merged.from = state.from
+	return merged, state
+}
+
+// decidedAt asks the node whose state is shown which of the writes it has decided.
+func (r *router) decidedAt(ctx context.Context, p partition.ID, here *replica, key []byte, w want, node partition.NodeID, writes []storage.Tentative) (*storage.DotSet, error) {
+	w.own = &storage.DotSet{}
+	for i := range writes {
+		if err := w.own.Add(writes[i].Dot); err != nil {
+			return nil, err
+		}
+	}
+	if node == r.self {
+		read, err := here.near(ctx, key, w, true)
+		return read.decided, err
+	}
+	read, err := r.nearAt(ctx, p, node, w.frame(p, key))
+	return read.decided, err
+}
+
+// joinDots is a set with the dots of both; nil has none. It may be one of the two.
+func joinDots(a, b *storage.DotSet) *storage.DotSet {
+	switch {
+	case a == nil || a.IsEmpty():
+		return b
+	case b == nil || b.IsEmpty():
+		return a
+	}
+	both := a.Clone()
+	_ = both.Merge(b) // both are parts of what fits into a message
+	return both
+}
+
+// among are those of the dots that the ranges have.
+func among(set *storage.DotSet, ranges []storage.DotRange) *storage.DotSet {
+	found := &storage.DotSet{}
+	if len(ranges) == 0 || set.IsEmpty() {
+		return found
+	}
+	left := dots(slices.Collect(set.Minus(dots(ranges))))
+	return dots(slices.Collect(set.Minus(left)))
 }
 
 // nearElsewhere asks other nodes with a replica, until count have answered: first
@@ -242,12 +341,12 @@ func (r *router) nearElsewhere(ctx context.Context, ring *control.State, p parti
 	})
 	frame := w.frame(p, key)
 	answers, refused := askInTurn(ctx, asking{nodes, count, askPatience},
-		func(ctx context.Context, node partition.NodeID) (storage.LocalRead, error) {
+		func(ctx context.Context, node partition.NodeID) (nearRead, error) {
 			return r.nearAt(ctx, p, node, frame)
 		})
 	found := make([]nearRead, len(answers))
 	for i, a := range answers {
-		found[i] = nearRead{a.answer, a.from}
+		found[i] = a.answer
 	}
 	return found, refused
 }
@@ -264,38 +363,44 @@ func (w want) names(node partition.NodeID) bool {
 	return slices.ContainsFunc(w.dots, func(r storage.DotRange) bool { return r.Node == node })
 }
 
-func (r *router) nearAt(ctx context.Context, p partition.ID, node partition.NodeID, frame []byte) (storage.LocalRead, error) {
+func (r *router) nearAt(ctx context.Context, p partition.ID, node partition.NodeID, frame []byte) (nearRead, error) {
 	answer, err := r.peers.hop(ctx, node, frame)
 	if err != nil {
-		return storage.LocalRead{}, err
+		return nearRead{}, err
 	}
-	read, err := storage.DecodeLocalRead(answer)
+	read, err := decodeNearRead(answer)
 	if err != nil {
-		return storage.LocalRead{}, fmt.Errorf("answer of %s: %w", node, err)
+		return nearRead{}, fmt.Errorf("answer of %s: %w", node, err)
 	}
 	r.exchange.Hear(p, read.Applied)
+	read.from = node
 	return read, nil
 }
 
 // near reads at the replica here, once it holds what is wanted.
-func (h *replica) near(ctx context.Context, key []byte, w want, merge bool) (read storage.LocalRead, err error) {
+func (h *replica) near(ctx context.Context, key []byte, w want, merge bool) (read nearRead, err error) {
 	log, err := h.exchange.Tentative(h.partition)
 	if err != nil {
-		return storage.LocalRead{}, err
+		return nearRead{}, err
 	}
 	if err := h.meets(ctx, log, w); err != nil {
-		return storage.LocalRead{}, err
+		return nearRead{}, err
 	}
-	if local := (storage.Local{State: h.state, Log: log}); merge {
-		read, err = local.ReadToMerge(key)
+	local := storage.Local{State: h.state, Log: log}
+	if !merge && len(w.dots) == 0 {
+		read.LocalRead, err = local.Read(key)
 	} else {
-		read, err = local.Read(key)
+		named := dots(w.dots)
+		if w.own != nil {
+			named = joinDots(named, w.own)
+		}
+		read.LocalRead, read.decided, read.ofKey, err = local.ReadNamed(key, named)
 	}
 	switch {
 	case errors.Is(err, storage.ErrBehind):
-		return storage.LocalRead{}, behind(h.partition, err, h.servedBy+" has shown more than it holds now")
+		return nearRead{}, behind(h.partition, err, h.servedBy+" has shown more than it holds now")
 	case err != nil:
-		return storage.LocalRead{}, fmt.Errorf("read partition %d: %w", h.partition, err)
+		return nearRead{}, fmt.Errorf("read partition %d: %w", h.partition, err)
 	}
 	return read, nil
 }
@@ -327,45 +432,89 @@ func (h *replica) meets(ctx context.Context, log *storage.TentativeLog, w want) 
 
 // The frame of an eventual read on its hop:
 //
-//	kind (1) | partition (4) | index (8) | dots' length (2) | dots | key
+//	kind (1) | partition (4) | index (8) | dots | own | key
 //
-// with all numbers big endian, the dots as a set.
-const nearHeader = 1 + 4 + 8 + 2
+// with all numbers big endian; dots and own are sets: length (4), 0 for none | set.
+// The answer is
+//
+//	decided | of the key | a [storage.LocalRead]
+//
+// with two sets of the same form.
+const nearHeader = 4 + 8
 
 func (w want) frame(p partition.ID, key []byte) []byte {
-	var set []byte
-	if len(w.dots) > 0 {
-		set = storage.AppendDotSet(nil, dots(w.dots))
-	}
-	b := make([]byte, 0, nearHeader+len(set)+len(key))
-	b = binary.BigEndian.AppendUint32(append(b, byte(hopNear)), uint32(p))
+	b := binary.BigEndian.AppendUint32([]byte{byte(hopNear)}, uint32(p))
 	b = binary.BigEndian.AppendUint64(b, w.index)
-	b = binary.BigEndian.AppendUint16(b, uint16(len(set)))
-	return append(append(b, set...), key...)
+	b = appendDots(b, dots(w.dots))
+	b = appendDots(b, w.own)
+	return append(b, key...)
+}
+
+func appendDots(b []byte, set *storage.DotSet) []byte {
+	if set == nil || set.IsEmpty() {
+		return binary.BigEndian.AppendUint32(b, 0)
+	}
+	at := len(b)
+	b = storage.AppendDotSet(append(b, 0, 0, 0, 0), set)
+	binary.BigEndian.PutUint32(b[at:], uint32(len(b)-at-4))
+	return b
+}
+
+// cutDots takes a set off the front of b; nil for an empty one.
+func cutDots(b []byte) (set *storage.DotSet, rest []byte, err error) {
+	if len(b) < 4 {
+		return nil, nil, errors.New("cut short")
+	}
+	n := binary.BigEndian.Uint32(b)
+	if b = b[4:]; uint64(n) > uint64(len(b)) {
+		return nil, nil, errors.New("cut short")
+	}
+	if n == 0 {
+		return nil, b, nil
+	}
+	set, err = storage.DecodeDotSet(b[:n])
+	if err == nil && set.IsEmpty() {
+		err = errors.New("an empty set of dots")
+	}
+	return set, b[n:], err
 }
 
 // decodeNear reads a frame without its kind.
 func decodeNear(b []byte) (p partition.ID, key []byte, w want, err error) {
-	if len(b) < nearHeader-1 {
+	if len(b) < nearHeader {
 		return 0, nil, want{}, errors.New("eventual read: cut short")
 	}
 	p = partition.ID(binary.BigEndian.Uint32(b))
 	w.index = binary.BigEndian.Uint64(b[4:])
-	n, rest := int(binary.BigEndian.Uint16(b[12:])), b[14:]
-	if n > len(rest) {
-		return 0, nil, want{}, errors.New("eventual read: cut short")
+	set, rest, err := cutDots(b[nearHeader:])
+	if err != nil {
+		return 0, nil, want{}, fmt.Errorf("eventual read: %w", err)
 	}
-	if n > 0 {
-		set, err := storage.DecodeDotSet(rest[:n])
-		if err != nil {
-			return 0, nil, want{}, fmt.Errorf("eventual read: %w", err)
-		}
+	if set != nil {
 		w.dots = slices.Collect(set.Ranges())
 	}
-	if key = rest[n:]; len(key) == 0 || len(key) > storage.MaxKeyBytes {
+	if w.own, key, err = cutDots(rest); err != nil {
+		return 0, nil, want{}, fmt.Errorf("eventual read: %w", err)
+	}
+	if len(key) == 0 || len(key) > storage.MaxKeyBytes {
 		return 0, nil, want{}, fmt.Errorf("eventual read: key of %d bytes", len(key))
 	}
 	return p, key, w, nil
+}
+
+func (n *nearRead) encode() []byte {
+	return storage.AppendLocalRead(appendDots(appendDots(nil, n.decided), n.ofKey), &n.LocalRead)
+}
+
+func decodeNearRead(b []byte) (n nearRead, err error) {
+	if n.decided, b, err = cutDots(b); err != nil {
+		return nearRead{}, err
+	}
+	if n.ofKey, b, err = cutDots(b); err != nil {
+		return nearRead{}, err
+	}
+	n.LocalRead, err = storage.DecodeLocalRead(b)
+	return n, err
 }
 
 // near answers an eventual read that came by a hop.
@@ -382,5 +531,5 @@ func (s *hopServer) near(ctx context.Context, body []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return storage.AppendLocalRead(nil, &read), nil
+	return read.encode(), nil
 }

@@ -25,9 +25,10 @@ const (
 	hopScanNext
 	hopTransfer
 	hopHeard     // what an eventual write should have heard of
-	hopNear      // an eventual read
+	_            // an eventual read, in a frame of an earlier release
 	hopFate      // what became of an eventual write
 	hopConflicts // a page of conflicts
+	hopNear      // an eventual read
 )
 
 // A forwarded operation travels as one byte of kind and the public request

@@ -2,6 +2,7 @@ package node
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -206,4 +207,68 @@ func TestAJoinerRefusesASessionWhosePastItMayNotKnow(t *testing.T) {
 		w.awaitNoBacklog()
 		j.mustBecome(r.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
 	})
+}
+
+// only leaves the links of m to those machines, and no others between any two.
+func (w *world) only(m *machine, to ...*machine) {
+	for _, a := range w.machines {
+		for _, b := range w.others(a) {
+			w.net.Cut(a.host, b.host)
+		}
+	}
+	for _, o := range to {
+		w.net.HealBetween(m.host, o.host)
+	}
+}
+
+// A session writes at a node without a replica, and is then shown at a replica a
+// version that beats this write: the write was based on an index whose value its
+// node did not hold. Back at that node, which reaches no replica, the session is not
+// shown its write again; nor is it if another write of the key, which beats its own,
+// stands between the two at the replica.
+func TestASessionIsNotShownWhatItSawBeaten(t *testing.T) {
+	for _, between := range []bool{false, true} {
+		t.Run(fmt.Sprintf("another write between=%v", between), func(t *testing.T) {
+			clocks := &skewed{}
+			inCluster(t, 5, func(w *world) {
+				const p = 0
+				holders, others := w.holders(p)
+				h, m, key := holders[0], others[0], keyIn(p, 4, 1)
+				clocks.set(h, time.Hour)
+				fast := h.mustWrite(ask{level: eventual, acks: 3}, key, "fast")
+				h.mustBecome(fast.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
+				w.awaitNoBacklog()
+				time.Sleep(5 * time.Second) // all hear of the index
+				w.only(m)
+				m.awaitAlone()
+				me := &talk{}
+				slow := m.mustWrite(ask{level: eventual, talk: me}, key, "slow")
+				if slow.GetVersion().GetTimestamp() >= fast.GetVersion().GetTimestamp() || slow.GetBase() < 1 {
+					t.Fatalf("slow is %v with base %d, fast is %v", slow.GetVersion(), slow.GetBase(), fast.GetVersion())
+				}
+				heldBy := []*machine{m}
+				if between {
+					time.Sleep(time.Second)
+					others[1].awaitAlone()
+					others[1].mustWrite(ask{level: eventual}, key, "middle")
+					heldBy = others
+				}
+				w.only(h, heldBy...)
+				w.eventually(time.Minute, "h holds what the others took", func() error {
+					log, err := h.running().exchange.Tentative(p)
+					if err == nil && log.Backlog().Count < len(heldBy) {
+						err = errors.New("not yet")
+					}
+					return err
+				})
+				h.mustRead(ask{level: eventual, talk: me}, key, "fast")
+				w.only(m)
+				m.awaitAlone()
+				if r, err := m.read(ask{level: eventual, talk: me}, key); err == nil {
+					t.Errorf("the session saw fast, and then %q", r.GetValue())
+				}
+				m.mustRead(ask{level: eventual}, key, "slow") // without the session
+			}, clocks.clock)
+		})
+	}
 }

@@ -28,6 +28,9 @@ type Local struct {
 	State *ReplicaState
 	// Log holds the tentative writes; nil if this node never had any.
 	Log *TentativeLog
+	// Decided are writes that another node's state is known to have decided. It is
+	// for a node without State, whose answers are merged with that state.
+	Decided *DotSet
 }
 
 // LocalState is what an answer was made from.
@@ -103,6 +106,89 @@ func (l Local) ReadToMergeWith(key []byte, ranges []DotRange) (r LocalRead, miss
 	return r, missing, err
 }
 
+// ReadNamed is ReadToMerge for a node that names writes: those of the key that it
+// holds itself, and those of its session. Of these, decided are the ones that the
+// state which was read has decided, and ofKey those that are held here, undecided,
+// and are writes of the key. Both may share their dots with named.
+//
+// The asker has to know of decided: a write that lost to a delete may seem to win
+// once the delete was collected behind the floor, see [Decide].
+func (l Local) ReadNamed(key []byte, named *DotSet) (r LocalRead, decided, ofKey *DotSet, err error) {
+	for range localTries {
+		before := l.ledger().among(named)
+		if r, err = l.ReadToMerge(key); err != nil {
+			return r, nil, nil, err
+		}
+		// What is decided before and after the read is decided in the state that was
+		// read, and what is decided in neither is not.
+		if decided = l.ledger().among(named); decided.Equal(before) {
+			return r, decided, l.Log.among(key, named), nil
+		}
+	}
+	return LocalRead{}, nil, nil, fmt.Errorf("key %q: writes were decided while they were read, %d times: %w", key, localTries, ErrUnread)
+}
+
+// among are those of the writes that the ledger knows to be decided; nil knows of
+// none.
+func (l *ledger) among(named *DotSet) *DotSet {
+	found := &DotSet{}
+	if l == nil {
+		return found
+	}
+	left := &DotSet{}
+	for r := range named.Minus(l.promoted) {
+		if _, lost := l.forfeited[r.Node]; !lost {
+			_ = left.AddRange(r) // at most one run more per run of promoted dots, which fit
+		}
+	}
+	for r := range named.Minus(left) {
+		_ = found.AddRange(r)
+	}
+	return found
+}
+
+// among are those of the writes that are held here and are writes of the key.
+func (t *TentativeLog) among(key []byte, named *DotSet) *DotSet {
+	found := &DotSet{}
+	if t == nil {
+		return found
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if k := t.index.keyed[string(key)]; k != nil {
+		for _, i := range k.items {
+			if named.Has(i.dot) {
+				_ = found.Add(i.dot) // a part of named, whose dots fit
+			}
+		}
+	}
+	return found
+}
+
+// MaxNamed bounds the writes of one key that [TentativeLog.WritesOf] gives.
+const MaxNamed = 1024
+
+// WritesOf are the undecided writes of the key that are held here, the latest ones
+// if they are more than [MaxNamed].
+func (t *TentativeLog) WritesOf(key []byte) *DotSet {
+	found := &DotSet{}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if k := t.index.keyed[string(key)]; k != nil {
+		for _, i := range k.items[max(0, len(k.items)-MaxNamed):] {
+			_ = found.Add(i.dot) // far below the limit
+		}
+	}
+	return found
+}
+
+// Drop leaves out of the answer the writes that are decided in the state that it is
+// merged with, and decides anew.
+func (r *LocalRead) Drop(decided *DotSet) {
+	r.Candidates = slices.DeleteFunc(slices.Clone(r.Candidates), func(t Tentative) bool { return decided.Has(t.Dot) })
+	r.decide(r.Floor)
+}
+
 // localValues says which candidates' values are read.
 type localValues uint8
 
@@ -150,12 +236,15 @@ func (l Local) read(key []byte, values localValues) (LocalRead, error) {
 // in the few microseconds in which it was read.
 const localTries = 64
 
-// ledger is that of the state; nil without one.
+// ledger is that of the state; without one it knows what the caller knows.
 func (l Local) ledger() *ledger {
-	if l.State == nil {
-		return nil
+	switch {
+	case l.State != nil:
+		return l.State.ledger.Load()
+	case l.Decided != nil:
+		return &ledger{promoted: l.Decided}
 	}
-	return l.State.ledger.Load()
+	return nil
 }
 
 // decided says that the write was promoted or is lost.

@@ -127,9 +127,12 @@ type Decision struct {
 // or whose session has seen it, gives t a timestamp above X's, so nobody loses
 // to what they have read.
 //
-// Deciding a second time about a write that was decided before never lets it
-// win: its base is below the index of its promotion, so whatever replaced it
-// since, or took the tombstone away, did so above its base.
+// Deciding a second time about a write that was decided before lets it win in one
+// case only. t lost by its timestamp to an eventual delete of whose index its node
+// had heard, and whose value it did not hold; then the floor passed the delete, by
+// 4, and t is not below the floor. Promotion does not decide twice: the dot tells.
+// A reader that merges t, of a node which was not told its fate yet, with the state
+// of another one asks for it: see [Local.ReadNamed].
 func Decide(held *Value, floor uint64, t *Tentative) Decision {
 	if held != nil && held.is(t) {
 		return Decision{}
