@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
+	"github.com/capstan-kv/capstan/budget"
 	"github.com/capstan-kv/capstan/replication"
 )
 
@@ -28,6 +29,10 @@ func (o *operations) batch(ctx context.Context, r *capstanv1.BatchRequest) (*cap
 		return nil, err
 	}
 	results := make([]*capstanv1.Result, len(r.GetOps()))
+	answers, err := newAnswerBudget(ctx, len(results))
+	if err != nil {
+		return nil, err
+	}
 	groups := groupByKey(r.GetOps())
 	sessions := make([]string, len(groups))
 	next := make(chan int, len(groups))
@@ -35,14 +40,13 @@ func (o *operations) batch(ctx context.Context, r *capstanv1.BatchRequest) (*cap
 		next <- g
 	}
 	close(next)
-	budget := &answerBudget{left: MaxMessageSize - len(results)*resultOverhead - MaxTokenSize, json: isJSONCall(ctx)}
 	var workers sync.WaitGroup
 	for range min(batchConcurrency, len(groups)) {
 		workers.Go(func() {
 			for g := range next {
 				left := session
 				for _, i := range groups[g] {
-					results[i] = o.one(ctx, r.GetOps()[i], left, budget)
+					results[i] = o.one(ctx, r.GetOps()[i], left, answers)
 					if token := takeSession(results[i]); token != "" {
 						left = token
 					}
@@ -89,7 +93,7 @@ func opKey(op *capstanv1.Operation) []byte {
 }
 
 // one executes one operation of a batch, as a part of session.
-func (o *operations) one(ctx context.Context, op *capstanv1.Operation, session string, budget *answerBudget) (result *capstanv1.Result) {
+func (o *operations) one(ctx context.Context, op *capstanv1.Operation, session string, answers *answerBudget) (result *capstanv1.Result) {
 	_, read := op.GetOp().(*capstanv1.Operation_Get)
 	fail := func(err error) *capstanv1.Result {
 		return failureOf(err, !read, o.config.APIAddress).result()
@@ -107,13 +111,17 @@ func (o *operations) one(ctx context.Context, op *capstanv1.Operation, session s
 	}
 	switch op := op.GetOp().(type) {
 	case *capstanv1.Operation_Get:
+		if err := answers.begin(); err != nil {
+			return fail(err)
+		}
 		op.Get.Session = session
 		got, err := o.get(ctx, op.Get)
 		if err != nil {
+			_ = answers.end(0) // nothing always fits
 			return fail(err)
 		}
-		if !budget.take(proto.Size(got) - len(got.GetSession())) {
-			return fail(refuse(replication.ValueTooLarge, "the batch's answers together are over 4 MiB; try: this key in another batch"))
+		if err := answers.end(proto.Size(got) - len(got.GetSession())); err != nil {
+			return fail(err)
 		}
 		return &capstanv1.Result{Result: &capstanv1.Result_Get{Get: got}}
 	case *capstanv1.Operation_Put:
@@ -148,22 +156,77 @@ func notStarted(cause error) error {
 // read: a version, an error, the names of fields in JSON.
 const resultOverhead = 512
 
-// answerBudget keeps the values of a batch below the size of one message.
+// readAhead is put aside for each read of a batch that is under way, in bytes: as
+// many as run at a time fit into one message if they find no more than that.
+const readAhead = MaxMessageSize / batchConcurrency
+
+// answerBudget keeps the values of a batch below the size of one message, and within
+// the node's budget for answers. A value is not read once there is no room for it.
 type answerBudget struct {
-	mu   sync.Mutex
-	left int
-	json bool // values travel as base64
+	claim *budget.Claim // nil outside the door
+	json  bool          // values travel as base64
+
+	mu      sync.Mutex
+	changed sync.Cond // a read has ended
+	left    int       // without what is put aside
+	reading int       // reads under way
+	full    *failure  // why no more is read
 }
 
-func (b *answerBudget) take(n int) bool {
+// newAnswerBudget claims what a batch's results take up beside values. The error is a
+// *failure: nothing was executed.
+func newAnswerBudget(ctx context.Context, results int) (*answerBudget, error) {
+	fixed := results*resultOverhead + MaxTokenSize
+	b := &answerBudget{left: MaxMessageSize - fixed}
+	b.changed.L = &b.mu
+	call := callOf(ctx)
+	if call == nil {
+		return b, nil
+	}
+	b.json = call.json
+	if err := call.guard.claimAnswer(2 * fixed); err != nil {
+		return nil, err
+	}
+	b.claim = call.guard.answer
+	return b, nil
+}
+
+// begin puts room aside for one more value, after those that are being read if need
+// be. The error is a *failure: a value did not fit, and no more is read.
+func (b *answerBudget) begin() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	for b.full == nil && b.left < readAhead && b.reading > 0 {
+		b.changed.Wait() // a read ends with its batch's deadline at the latest
+	}
+	if b.full != nil {
+		return b.full
+	}
+	b.reading++
+	b.left -= readAhead
+	return nil
+}
+
+// end takes room for a value of n bytes that was read. The error is a *failure.
+func (b *answerBudget) end(n int) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	defer b.changed.Broadcast()
+	b.reading--
+	b.left += readAhead
 	if b.json {
 		n += n/3 + 1
 	}
 	if n > b.left {
-		return false
+		b.full = refuse(replication.ValueTooLarge, "the batch's answers together are over 4 MiB; try: this key in another batch")
+		return b.full
+	}
+	if b.claim != nil {
+		if err := b.claim.Grow(2 * int64(n)); err != nil {
+			b.full = overloaded(err)
+			return b.full
+		}
 	}
 	b.left -= n
-	return true
+	return nil
 }

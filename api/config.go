@@ -28,6 +28,9 @@ type Config struct {
 	// APIAddress gives the API address of a node, as clients reach it, for
 	// ErrorInfo.leader; "" if not known. May be nil.
 	APIAddress func(partition.NodeID) string
+	// Budgets bound what all clients together take up. Default: room for 64 MiB of
+	// bodies, as much of answers, and 4,096 requests.
+	Budgets *Budgets
 	// Panicked is told of a panic that was answered as an internal error; may
 	// be nil. It is called on the goroutine that panicked.
 	Panicked func(method string, value any, stack []byte)

@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 	"strings"
+	"time"
 
 	"connectrpc.com/connect"
 	"connectrpc.com/grpchealth"
@@ -23,6 +24,10 @@ func NewHandler(c Config) http.Handler {
 		c.MaxValueSize = DefaultMaxValueSize
 	}
 	c.MaxValueSize = min(c.MaxValueSize, MaxMaxValueSize)
+	if c.Budgets == nil {
+		b := NewBudgets(defaultBudgetBytes, defaultRequests)
+		c.Budgets = &b
+	}
 	ops := &operations{config: c}
 	d := &door{config: c, plain: &plainDoor{ops: ops}, services: map[string]http.Handler{}}
 	d.errors = connect.NewErrorWriter()
@@ -44,6 +49,7 @@ func NewHandler(c Config) http.Handler {
 		mount(capstanv1connect.NewChaosServiceHandler(chaosService{ops: ops}, options...))
 		services = append(services, capstanv1connect.ChaosServiceName)
 	}
+	options = append(options, connect.WithReadMaxBytes(maxStreamBody)) // of names only
 	mount(grpchealth.NewHandler(healthChecker{c.Health, services}, options...))
 	reflector := grpcreflect.NewStaticReflector(append(services, grpchealth.HealthV1ServiceName)...)
 	mount(grpcreflect.NewHandlerV1(reflector, options...))
@@ -63,31 +69,56 @@ type door struct {
 func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	widenStack(false)
 	path := r.URL.EscapedPath()
+	switch path {
+	case "/livez", "/healthz":
+		d.serveLive(w, r) // whoever asks: probes must get through, and learn nothing
+		return
+	case "/readyz":
+		d.serveReady(w, r)
+		return
+	}
+	start := time.Now()
+	guarded, err := d.config.Budgets.enter(w, r, start)
+	if err != nil {
+		d.refuse(w, r, err)
+		return
+	}
+	defer guarded.leave()
 	if strings.HasPrefix(path, keyPrefix) {
-		d.plain.ServeHTTP(w, r)
+		d.plain.serve(guarded, r)
 		return
 	}
 	if service, method, ok := strings.Cut(strings.TrimPrefix(path, "/"), "/"); ok {
 		if h := d.services[service]; h != nil {
-			d.serveRPC(w, r, h, service, method)
+			d.serveRPC(guarded, r, h, service, method)
 			return
 		}
 	}
 	switch path {
 	case "/":
-		d.serveFrontPage(w, r)
-	case "/livez", "/healthz":
-		d.serveLive(w, r)
-	case "/readyz":
-		d.serveReady(w, r)
+		d.serveFrontPage(guarded, r)
 	case "/metrics":
-		if d.config.Metrics != nil {
-			d.config.Metrics.ServeHTTP(w, r)
-			return
+		if d.config.Metrics == nil {
+			d.serveNothing(guarded, r)
+		} else if allow(guarded, r, http.MethodGet, http.MethodHead) {
+			d.config.Metrics.ServeHTTP(guarded, r)
 		}
-		d.serveNothing(w, r)
 	default:
-		d.serveNothing(w, r)
+		d.serveNothing(guarded, r)
+	}
+}
+
+// refuse answers a request that is not let in, in the caller's protocol.
+func (d *door) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	f := failureOf(err, false, nil)
+	if d.errors.IsSupported(r) && r.Method == http.MethodPost {
+		_ = d.errors.Write(w, r, f.connectError()) // the client is gone
+	} else {
+		w.Header().Set("Connection", "close") // what is left of the body is not read
+		writeFailure(w, f)
+	}
+	if d.config.Observer != nil {
+		d.config.Observer.Observe("other", levelNone, f.code.String(), 0)
 	}
 }
 

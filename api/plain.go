@@ -32,18 +32,17 @@ const (
 // and, on reads, conditional headers are ignored: nothing here is cached.
 type plainDoor struct{ ops *operations }
 
-func (d *plainDoor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	start := time.Now()
+func (d *plainDoor) serve(w *guard, r *http.Request) {
 	call := &plainCall{w: w, r: r, ops: d.ops, level: levelNone, code: codeOK}
 	call.serve()
 	if o := d.ops.config.Observer; o != nil {
-		o.Observe(call.label(), call.level, call.code, time.Since(start))
+		o.Observe(call.label(), call.level, call.code, time.Since(w.start))
 	}
 }
 
 // plainCall is one request to the plain door.
 type plainCall struct {
-	w           http.ResponseWriter
+	w           *guard
 	r           *http.Request
 	ops         *operations
 	key         []byte
@@ -90,6 +89,7 @@ func (c *plainCall) serve() {
 	if c.options.timeout > 0 {
 		timeout = min(c.options.timeout, MaxTimeout)
 	}
+	c.w.lasts(time.Now().Add(timeout))
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	var err error
@@ -133,6 +133,9 @@ func (c *plainCall) get(ctx context.Context) error {
 		Replicas: c.options.replicas, Session: c.session,
 	})
 	if err != nil {
+		return err
+	}
+	if err := c.w.claimAnswer(len(got.GetValue())); err != nil {
 		return err
 	}
 	h := c.w.Header()
@@ -223,8 +226,6 @@ func (c *plainCall) body() ([]byte, error) {
 	if c.r.ProtoMajor == 1 && c.r.ContentLength == 0 && h.Get("Content-Length") == "" {
 		return nil, badOption("put without a body; try: Content-Length: 0 for an empty value")
 	}
-	controller := http.NewResponseController(c.w)
-	_ = controller.SetReadDeadline(time.Now().Add(bodyTimeout)) // an in-memory writer has none
 	size := min(c.r.ContentLength, trustedLength)
 	if size < 0 {
 		size = 512 // bytes; not known, a first guess
@@ -237,7 +238,6 @@ func (c *plainCall) body() ([]byte, error) {
 		}
 		return nil, badOption("body broke off after %d bytes, nothing was written; try: again", len(value))
 	}
-	_ = controller.SetReadDeadline(time.Time{})
 	return value, nil
 }
 

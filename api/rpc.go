@@ -24,14 +24,28 @@ import (
 // serveRPC lets the RPC runtime h serve r, and sees to what the runtime leaves
 // out: a bound on the body and on the time to send it, an ErrorInfo on refusals
 // that it makes before an interceptor runs, and the observer.
-func (d *door) serveRPC(w http.ResponseWriter, r *http.Request, h http.Handler, service, method string) {
-	start := time.Now()
-	call := &rpcCall{ResponseWriter: w, level: levelNone, code: codeOK}
+func (d *door) serveRPC(w *guard, r *http.Request, h http.Handler, service, method string) {
+	call := &rpcCall{ResponseWriter: w, guard: w, level: levelNone, code: codeOK}
 	call.timed, call.rpc = isTimed(service), service+"/"+method
-	if r.Method == http.MethodPost && call.rpc != pipelineProcedure && call.timed {
-		r.Body = http.MaxBytesReader(w, r.Body, MaxMessageSize+wireOverhead)
-		call.controller = http.NewResponseController(w)
-		_ = call.controller.SetReadDeadline(start.Add(bodyTimeout)) // an in-memory writer has none
+	switch {
+	case !call.timed:
+		stream, err := w.budgets.Streams.Claim(w.caller.streamsOwner(), 0)
+		if err != nil {
+			d.refuse(w, r, overloaded(err))
+			return
+		}
+		defer stream.Close()
+		ctx, end := context.WithCancel(r.Context())
+		defer end()
+		r = r.WithContext(ctx)
+		w.linger()
+		stream.Wait(func() {
+			end()
+			_ = w.controller.SetReadDeadline(time.Unix(1, 0)) // an in-memory writer has none
+		})
+		r.Body = http.MaxBytesReader(w.ResponseWriter, r.Body, maxStreamBody)
+	case r.Method == http.MethodPost && call.rpc != pipelineProcedure:
+		r.Body = http.MaxBytesReader(w.ResponseWriter, r.Body, MaxMessageSize+wireOverhead) // it has to know the server's own writer
 	}
 	h.ServeHTTP(call, r.WithContext(context.WithValue(r.Context(), rpcCallKey{}, call)))
 	if !call.entered {
@@ -52,7 +66,7 @@ func (d *door) serveRPC(w http.ResponseWriter, r *http.Request, h http.Handler, 
 		}
 	}
 	if d.config.Observer != nil {
-		d.config.Observer.Observe(methodLabel(service, method), call.level, call.code, time.Since(start))
+		d.config.Observer.Observe(methodLabel(service, method), call.level, call.code, time.Since(w.start))
 	}
 }
 
@@ -73,7 +87,7 @@ func isTimed(service string) bool {
 // kept back, and written again with an ErrorInfo.
 type rpcCall struct {
 	http.ResponseWriter
-	controller  *http.ResponseController
+	guard       *guard
 	entered     bool
 	timed       bool
 	json        bool   // the messages are JSON
@@ -114,22 +128,23 @@ func (c *rpcCall) Write(p []byte) (int, error) {
 // Flush implements [http.Flusher], which the runtime looks for.
 func (c *rpcCall) Flush() {
 	if c.entered {
-		_ = http.NewResponseController(c.ResponseWriter).Flush() // a client that is gone is found out by the next write
+		c.guard.Flush() // a client that is gone is found out by the next write
 	}
 }
 
 func (c *rpcCall) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
-// enter marks that the request is read and the handler takes over.
-func (c *rpcCall) enter() {
+// received marks that the request is read and the handler takes over.
+func (c *rpcCall) received() {
 	c.entered = true
-	if c.controller != nil {
-		_ = c.controller.SetReadDeadline(time.Time{})
-	}
+	c.guard.received()
 }
 
 // refusal reads what the runtime answered on its own.
 func (c *rpcCall) refusal() *failure {
+	if c.guard.refused != nil {
+		return failureOf(c.guard.refused, false, nil)
+	}
 	switch c.status {
 	case http.StatusMethodNotAllowed:
 		return &failure{code: connect.CodeUnimplemented, status: c.status, message: "method not allowed on an rpc path; try: POST", info: notApplied()}
@@ -239,7 +254,7 @@ var _ connect.Interceptor = (*edge)(nil)
 func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (res connect.AnyResponse, err error) {
 		call := callOf(ctx)
-		call.enter()
+		call.received()
 		call.json = isJSON(req)
 		write := isWrite(req.Spec())
 		defer func() {
@@ -263,10 +278,13 @@ func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 			var cancel context.CancelFunc
 			ctx, cancel = withDeadline(ctx, extra)
 			defer cancel()
+			if deadline, ok := ctx.Deadline(); ok {
+				call.guard.lasts(deadline)
+			}
 		}
 		res, err = next(ctx, req)
 		if err == nil {
-			err = checkSize(res, call.json, write)
+			err = call.claimAnswer(res, write)
 		}
 		return res, err
 	}
@@ -276,7 +294,8 @@ func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 func (e *edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) (err error) {
 		call := callOf(ctx)
-		call.entered = true // the body's deadline stays until the request has been read
+		call.entered = true // the body is watched until the request has been read
+		call.guard.unbound()
 		defer func() {
 			if v := recover(); v != nil {
 				err = e.recovered(call, v)
@@ -300,6 +319,9 @@ func (*edge) WrapStreamingClient(next connect.StreamingClientFunc) connect.Strea
 }
 
 func (e *edge) leave(call *rpcCall, err error, write bool) error {
+	if call.guard.refused != nil {
+		err = call.guard.refused // the runtime has made something else of it
+	}
 	f := failureOf(err, write, e.config.APIAddress)
 	f.message = tidy(f.message)
 	call.code = f.code.String()
@@ -352,26 +374,33 @@ func withDeadline(ctx context.Context, extra time.Duration) (context.Context, co
 	return context.WithTimeout(ctx, DefaultTimeout+extra)
 }
 
-// checkSize refuses an answer that is over the limit, in place of the runtime,
-// which would do so without an ErrorInfo. JSON is measured where it could be
-// over although the message itself is not: it is at most jsonGrowth as large.
-func checkSize(res connect.AnyResponse, asJSON, write bool) error {
+// claimAnswer refuses an answer that is over the limit, in place of the runtime,
+// which would do so without an ErrorInfo, and claims room for it. JSON is measured
+// where it could be over although the message itself is not: it is at most jsonGrowth
+// as large.
+func (c *rpcCall) claimAnswer(res connect.AnyResponse, write bool) error {
 	const jsonGrowth = 8
 	m, ok := res.Any().(proto.Message)
 	if !ok {
 		return nil
 	}
 	size := proto.Size(m)
-	if size > MaxMessageSize/jsonGrowth && size <= MaxMessageSize && asJSON {
+	if size > MaxMessageSize/jsonGrowth && size <= MaxMessageSize && c.json {
 		text, err := protojson.MarshalOptions{EmitDefaultValues: true}.Marshal(m)
 		if err == nil {
 			size = len(text)
 		}
 	}
-	if size <= MaxMessageSize {
-		return nil
+	var f *failure
+	switch {
+	case size > MaxMessageSize:
+		f = refuse(replication.ValueTooLarge, "answer is over 4 MiB; try: fewer operations in one message, or binary encoding instead of json")
+	default:
+		// Twice: the message, and what it is encoded to.
+		if err := c.guard.claimAnswer(2 * size); !errors.As(err, &f) {
+			return nil
+		}
 	}
-	f := refuse(replication.ValueTooLarge, "answer is over 4 MiB; try: fewer operations in one message, or binary encoding instead of json")
 	if write {
 		f.code, f.info.Outcome = connect.CodeInternal, capstanv1.Outcome_OUTCOME_UNKNOWN // done, but the answer can not be told
 	}

@@ -35,7 +35,7 @@ func (s kvService) Batch(ctx context.Context, r *capstanv1.BatchRequest) (*capst
 
 func (s kvService) Scan(ctx context.Context, r *capstanv1.ScanRequest, stream *connect.ServerStream[capstanv1.ScanResponse]) error {
 	call := callOf(ctx)
-	call.enter()
+	call.received()
 	call.level = levelLabel(r.GetConsistency())
 	return s.ops.scan(ctx, r, stream.Send)
 }
@@ -52,7 +52,7 @@ func (s kvService) Pipeline(context.Context, *connect.BidiStream[capstanv1.Pipel
 }
 
 func (s kvService) ListConflicts(ctx context.Context, r *capstanv1.ListConflictsRequest, stream *connect.ServerStream[capstanv1.ListConflictsResponse]) error {
-	callOf(ctx).enter()
+	callOf(ctx).received()
 	if err := validateConflicts(r); err != nil {
 		return err
 	}
