@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/capstan-kv/capstan/budget"
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/storage"
 )
@@ -26,8 +27,10 @@ type cluster struct {
 	members []Member
 	events  func(Event)
 	timing  Timing
-	start   time.Time    // of the nodes' clocks
-	asleep  atomic.Int64 // nanoseconds by which those are ahead of the test's time
+	// proposals bounds the writes on their way at each node, in bytes; 0: nothing does.
+	proposals int64
+	start     time.Time    // of the nodes' clocks
+	asleep    atomic.Int64 // nanoseconds by which those are ahead of the test's time
 }
 
 // testNode is one node: what survives a restart (store, snapshots, machine),
@@ -123,6 +126,13 @@ func newCluster(t testing.TB, n int, options ...func(*cluster)) *cluster {
 	return c
 }
 
+func (c *cluster) budget() *budget.Budget {
+	if c.proposals == 0 {
+		return nil
+	}
+	return budget.New("writes", budget.Limits{Bytes: c.proposals})
+}
+
 func nodeName(i int) partition.NodeID { return partition.NodeID(fmt.Sprintf("n%d", i)) }
 
 func (c *cluster) add(id partition.NodeID, gen uint32) *testNode {
@@ -139,7 +149,8 @@ func (n *testNode) open(bootstrap []Member) {
 	n.cluster.t.Helper()
 	n.peers = n.cluster.fabric.join(n.id)
 	var err error
-	n.host, err = NewHost(HostConfig{Self: n.id, Peers: n.peers, Timing: n.cluster.timing, Events: n.cluster.events, Elapsed: n.cluster.elapsed})
+	n.host, err = NewHost(HostConfig{Self: n.id, Peers: n.peers, Timing: n.cluster.timing, Events: n.cluster.events, Elapsed: n.cluster.elapsed,
+		Proposals: n.cluster.budget()})
 	if err != nil {
 		n.cluster.t.Fatal(err)
 	}

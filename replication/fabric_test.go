@@ -211,6 +211,7 @@ type fabricTransport struct {
 	node     *fabricNode
 	addr     raft.ServerAddress
 	consumer chan raft.RPC
+	full     atomic.Pointer[func() bool]
 	appends  atomic.Int64 // append requests sent, heartbeats excepted
 	// encoding, if set, is called when the library encodes this node's address, on
 	// the goroutine that is about to send something.
@@ -282,6 +283,11 @@ func (t *fabricTransport) rpc(target raft.ServerAddress, args any, r io.Reader) 
 		return nil, errors.New("no such replica")
 	}
 	to.hear(args)
+	if a, ok := args.(*raft.AppendEntriesRequest); ok && len(a.Entries) > 0 {
+		if full := to.full.Load(); full != nil && (*full)() {
+			return nil, errors.New("inbox full")
+		}
+	}
 	timer := time.NewTimer(rpcTimeout)
 	defer timer.Stop()
 	resp := make(chan raft.RPCResponse, 1)
@@ -366,6 +372,7 @@ func (t *fabricTransport) Inject(command any) (any, error) {
 }
 
 func (t *fabricTransport) SetContent(func([]byte) error) {}
+func (t *fabricTransport) SetFull(f func() bool)         { t.full.Store(&f) }
 func (t *fabricTransport) Consumer() <-chan raft.RPC     { return t.consumer }
 func (t *fabricTransport) LocalAddr() raft.ServerAddress { return t.addr }
 func (t *fabricTransport) EncodePeer(_ raft.ServerID, a raft.ServerAddress) []byte {

@@ -39,6 +39,9 @@ type Transport interface {
 	// SetContent sets what says whether the data of a command entry may enter the
 	// log: an append with one that may not is refused.
 	SetContent(check func(data []byte) error)
+	// SetFull sets what says whether entries of a leader must be refused for now, as if
+	// the inbox were full. It is asked for each append with entries.
+	SetFull(full func() bool)
 	// LeaderHeard is the highest term that an append or heartbeat of a peer has
 	// named, by whom, and when the last one of that term came, whether Raft has
 	// turned to it yet or not. Zero if none ever did.
@@ -97,6 +100,8 @@ type Group struct {
 	remembered remembered
 	matched    sync.Map // raft.ServerID -> match
 	proposer   *proposer
+	recent     *recentLog
+	backlog    atomic.Int64 // its part of Host.backlog
 	learner    *learner
 
 	ready    atomic.Bool
@@ -153,6 +158,7 @@ func newGroup(h *Host, c GroupConfig) *Group {
 	}
 	g.self = g.member.ServerID()
 	g.proposer = &proposer{group: g}
+	g.recent = &recentLog{budget: &h.recent} // over the store that start opens
 	g.learner = newLearner(g)
 	g.fsm = &fsm{machine: c.Machine, applied: g.applied,
 		onNoop: g.noopApplied, onFailed: g.fail, onApplied: g.onApplied}
@@ -162,14 +168,16 @@ func newGroup(h *Host, c GroupConfig) *Group {
 
 func (g *Group) start(c GroupConfig) error {
 	g.applied.advance(c.Machine.Applied())
+	c.Transport.SetFull(g.full)
 	fresh, err := g.bootstrap(c)
 	if err != nil {
 		return err
 	}
 	c.Transport.SetContent(contentCheck(c.Machine))
 	checked := &checkedLog{LogStore: c.Store}
+	g.recent.LogStore = checked
 	g.raft, err = checked.open(func() (*raft.Raft, error) {
-		return raft.NewRaft(g.raftConfig(), g.fsm, observedLog{&recentLog{LogStore: checked}, g.learner.onStored}, endingStable{c.Store, g}, c.Snapshots, patient{c.Transport, g})
+		return raft.NewRaft(g.raftConfig(), g.fsm, observedLog{g.recent, g.learner.onStored}, endingStable{c.Store, g}, c.Snapshots, patient{c.Transport, g})
 	})
 	if err != nil {
 		return err
@@ -261,6 +269,9 @@ func (g *Group) onApplied(uint64, uint64) {
 	if g.fsm.due() {
 		signal(g.snapshots)
 	}
+	if g.backlog.Load() > 0 {
+		g.full() // counts again
+	}
 }
 
 // changed gives a channel that is closed at the next change of leadership.
@@ -351,6 +362,8 @@ func (g *Group) stop() error {
 	}
 	err = errors.Join(shutdown.Error(), err)
 	close(g.raftDone)
+	g.recent.close()
+	g.noteBacklog(0)
 	g.cancel()
 	g.wg.Wait()
 	g.host.remove(g)

@@ -1,12 +1,15 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/capstan-kv/capstan/budget"
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/storage"
 )
@@ -40,6 +43,13 @@ type HostConfig struct {
 	// is called from many goroutines. Default: the machine's own, CLOCK_BOOTTIME
 	// on Linux.
 	Elapsed func() time.Duration
+	// Proposals bounds what the commands of all groups take up until they are applied,
+	// and as much of entries that are committed and wait to be applied. Nil: nothing
+	// beside each group's own bounds.
+	Proposals *budget.Budget
+	// Recent bounds the newest log entries of all groups that are kept in memory, in
+	// bytes. Default 64 MiB.
+	Recent int64
 }
 
 // Host is all replicas of one node. It does for them together what would cost
@@ -51,6 +61,13 @@ type Host struct {
 	events func(Event)
 	// elapsed is HostConfig.Elapsed.
 	elapsed func() time.Duration
+
+	proposals *budget.Budget
+	recent    recentBudget
+	// backlog is about what the entries take up that are committed and not applied, in
+	// bytes, and mostBacklog its bound.
+	backlog     atomic.Int64
+	mostBacklog int64
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -79,9 +96,13 @@ func NewHost(c HostConfig) (*Host, error) {
 	}
 	h := &Host{
 		self: c.Self, peers: c.Peers, timing: t, events: c.Events, elapsed: c.Elapsed,
+		proposals: c.Proposals, recent: recentBudget{limit: cmp.Or(c.Recent, defaultRecent)}, mostBacklog: defaultBacklog,
 		groups: map[storage.GroupID]*Group{},
 		askers: map[partition.NodeID]*rounds[indexRequest]{},
 		hurry:  make(chan struct{}, 1),
+	}
+	if c.Proposals != nil {
+		h.mostBacklog = c.Proposals.Use().Limit
 	}
 	if h.elapsed == nil {
 		h.elapsed = elapsed
@@ -94,6 +115,7 @@ func NewHost(c HostConfig) (*Host, error) {
 	h.wg.Go(func() { h.notices.run(h.ctx) })
 	h.wg.Go(func() { h.refresher.run(h.ctx) })
 	h.wg.Go(func() { h.watch(h.ctx) })
+	h.wg.Go(h.watchRecent)
 	h.peers.Handle(KindConfirm, h.handleConfirm)
 	h.peers.Handle(KindReadIndex, h.handleReadIndex)
 	h.peers.Handle(KindNotice, h.handleNotice)

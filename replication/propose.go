@@ -18,6 +18,8 @@ const (
 	// hundred milliseconds' worth at full speed. Beyond, refusing is kinder.
 	maxQueueBytes    = 16 << 20
 	maxQueueCommands = 16 << 10
+	// proposalOverhead is what a command takes up beside its bytes while it waits.
+	proposalOverhead = 256
 )
 
 // proposer gathers a group's commands into entries.
@@ -116,11 +118,19 @@ func (b *proposer) enqueue(p *proposal) error {
 	case len(b.queue) >= maxQueueCommands || b.bytes+len(p.command) > maxQueueBytes:
 		return overloaded("too many writes wait for this group")
 	}
+	if err := b.group.host.proposals.Take(p.weight()); err != nil {
+		refused := overloaded("too many writes are on their way at this node")
+		refused.Err = err
+		return refused
+	}
 	b.queue = append(b.queue, p)
 	b.bytes += len(p.command)
 	b.kick()
 	return nil
 }
+
+// weight is what the node's budget is charged for a command.
+func (p *proposal) weight() int64 { return int64(len(p.command) + proposalOverhead) }
 
 // withdraw reports whether p could be taken back before it was handed over.
 func (b *proposer) withdraw(p *proposal) bool {
@@ -180,6 +190,7 @@ func (b *proposer) take() []*proposal {
 		n++
 		b.bytes -= len(p.command)
 		if p.given {
+			b.group.host.proposals.Give(p.weight())
 			continue
 		}
 		p.handed = true
@@ -206,6 +217,11 @@ func (b *proposer) finish(batch []*proposal, future raft.ApplyFuture) {
 			p.answer <- answerOf(future.Response(), i, len(batch))
 		}
 	}
+	weight := int64(0)
+	for _, p := range batch {
+		weight += p.weight()
+	}
+	b.group.host.proposals.Give(weight)
 	b.mu.Lock()
 	b.inFlight--
 	b.kick()
@@ -239,6 +255,7 @@ func (b *proposer) close() {
 
 func (b *proposer) refuseAll(e *Error) {
 	for _, p := range b.queue {
+		b.group.host.proposals.Give(p.weight())
 		if !p.given {
 			p.handed = true
 			p.answer <- proposed{err: e}

@@ -14,10 +14,20 @@ func TestRecentLog(t *testing.T) {
 	big := bytes.Repeat([]byte("x"), 3<<20)
 	rapid.Check(t, func(t *rapid.T) {
 		store := raft.NewInmemStore()
-		recent := &recentLog{LogStore: store}
+		// Another group may hold much, little or nothing of the budget.
+		shared := &recentBudget{limit: 16 << 20}
+		shared.held.Store(rapid.Int64Range(0, shared.limit).Draw(t, "others"))
+		others := shared.held.Load()
+		recent := &recentLog{LogStore: store, budget: shared}
 		last, term := uint64(0), uint64(1)
 		for range rapid.IntRange(1, 10).Draw(t, "steps") {
 			switch rapid.IntRange(0, 9).Draw(t, "step") {
+			case 1: // a quiet time
+				recent.dropIdle()
+				recent.dropIdle()
+				if recent.bytes != 0 {
+					t.Fatalf("%d bytes kept while idle", recent.bytes)
+				}
 			case 0: // a new leader removes a suffix
 				term++
 				if from := rapid.Uint64Range(1, last+1).Draw(t, "suffix"); from <= last {
@@ -46,8 +56,8 @@ func TestRecentLog(t *testing.T) {
 					kept += len(l.Data)
 				}
 			}
-			if kept != recent.bytes || kept > recentBytes {
-				t.Fatalf("%d bytes kept, %d counted", kept, recent.bytes)
+			if kept != recent.bytes || kept > recentBytes || shared.held.Load() != others+int64(kept) || shared.held.Load() > shared.limit {
+				t.Fatalf("%d bytes kept, %d counted, %d of %d by all", kept, recent.bytes, shared.held.Load(), shared.limit)
 			}
 			for index := uint64(1); index <= last; index++ {
 				var got, want raft.Log

@@ -191,7 +191,7 @@ func (s *localScan) run(c *stateCursor) error {
 			}
 			return nil
 		}
-		if s.options.Limit > 0 && s.live == s.options.Limit || s.bytes >= maxScanPageBytes || len(s.page.Entries) == maxScanPageSteps {
+		if s.options.Limit > 0 && s.live == s.options.Limit || s.bytes >= s.options.pageBytes() || len(s.page.Entries) == maxScanPageSteps {
 			s.page.More, s.page.Next = true, bytes.Clone(key)
 			return nil
 		}

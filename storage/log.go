@@ -53,6 +53,8 @@ type LogOptions struct {
 	CacheBytes int64
 	// MemTableBytes is the size of a memtable and of a WAL file; 0 means 64 MiB.
 	MemTableBytes uint64
+	// MaxOpenFiles bounds the tables kept open; 0 means 1,000.
+	MaxOpenFiles int
 	// DiskSlowAfter is when an unfinished disk operation becomes a
 	// [LogDiskSlow]; 0 means 500 ms, negative never.
 	DiskSlowAfter time.Duration
@@ -168,6 +170,7 @@ func (l *Log) pebbleOptions() *pebble.Options {
 
 		MemTableSize:                l.opts.MemTableBytes,
 		MemTableStopWritesThreshold: logMemTableStop,
+		MaxOpenFiles:                l.opts.MaxOpenFiles,
 		FlushDelayDeleteRange:       logFlushDeletions,
 		// What reaches L0 waits there for the deletion that comes next: a
 		// compaction of live entries is work for nothing. Reads that scan many

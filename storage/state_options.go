@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"runtime"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -19,6 +20,8 @@ type StateOptions struct {
 	// MemTableBytes is the size of one memtable; 0 means
 	// DefaultStateMemTableBytes. Up to four may stand at a time.
 	MemTableBytes uint64
+	// MaxOpenFiles bounds the tables kept open; 0 means 512.
+	MaxOpenFiles int
 	// Events receives what the database has to tell; may be nil.
 	Events Listener
 }
@@ -68,7 +71,7 @@ func (o StateOptions) pebbleOptions(fs vfs.FS, tell Listener) *pebble.Options {
 		MemTableStopWritesThreshold: stateStopMemTables,
 		L0CompactionThreshold:       stateL0CompactAt,
 		L0StopWritesThreshold:       stateL0StopFiles,
-		MaxOpenFiles:                stateMaxOpenFiles,
+		MaxOpenFiles:                cmp.Or(o.MaxOpenFiles, stateMaxOpenFiles),
 		BytesPerSync:                stateSyncEveryBytes,
 		WALBytesPerSync:             stateSyncEveryBytes,
 		// One compaction, and a second one only when the tree falls behind:

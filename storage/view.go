@@ -100,6 +100,9 @@ type ScanOptions struct {
 	// Limit is the largest number of entries of the page; 0 means as many as
 	// the page's other bounds allow.
 	Limit int
+	// Bytes ends a page once its keys and values take up so much; 0, or more than
+	// 512 KiB, means 512 KiB.
+	Bytes int
 	// KeysOnly leaves the values out.
 	KeysOnly bool
 }
@@ -157,6 +160,13 @@ func (v *ReplicaView) Scan(o ScanOptions) (ScanPage, error) {
 	return page, nil
 }
 
+func (o ScanOptions) pageBytes() int {
+	if o.Bytes <= 0 {
+		return maxScanPageBytes
+	}
+	return min(o.Bytes, maxScanPageBytes)
+}
+
 func (r *ReplicaState) scanPage(it *pebble.Iterator, o ScanOptions) (ScanPage, error) {
 	var page ScanPage
 	start := append(bytes.Clone(r.users), o.Start...)
@@ -169,7 +179,7 @@ func (r *ReplicaState) scanPage(it *pebble.Iterator, o ScanOptions) (ScanPage, e
 		if len(o.End) > 0 && bytes.Compare(key, o.End) >= 0 {
 			break
 		}
-		if o.Limit > 0 && len(page.Entries) == o.Limit || pageBytes >= maxScanPageBytes || steps == maxScanPageSteps {
+		if o.Limit > 0 && len(page.Entries) == o.Limit || pageBytes >= o.pageBytes() || steps == maxScanPageSteps {
 			page.More, page.Next = true, bytes.Clone(key)
 			break
 		}

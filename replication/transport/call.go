@@ -117,6 +117,17 @@ func (t *Transport) Notify(node partition.NodeID, kind uint8, payload []byte) er
 
 var closedChannel = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
+// Backlog is how many bytes of answers to a node's calls have no place in its queue yet.
+func (t *Transport) Backlog(node partition.NodeID) int64 {
+	if node == t.cfg.Self {
+		return 0
+	}
+	if p := t.peer(node); p != nil {
+		return p.answers.Load()
+	}
+	return 0
+}
+
 func (l *link) onCall(m message) error {
 	d := decoder{b: m.payload}
 	kind, left := d.u8(), time.Duration(d.u64())
@@ -155,7 +166,9 @@ func (l *link) onCall(m message) error {
 		}
 		o := newOutgoing(msgCallAnswer, classOf(kind), m.id)
 		o.payload = append(append(o.payload, code), body...)
+		l.peer.answers.Add(int64(len(body)))
 		_ = l.send(o, l.ended)
+		l.peer.answers.Add(-int64(len(body)))
 	}) {
 		l.onCallCancel(m.id)
 		l.refuse(msgCallAnswer, m.id, codeBusy)

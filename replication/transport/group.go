@@ -41,6 +41,7 @@ type GroupTransport struct {
 	closed  chan struct{}
 	content atomic.Pointer[func(command []byte) error]
 	own     ownTerm
+	full    atomic.Pointer[func() bool]
 	bytes   atomic.Int64 // in the inbox
 	targets sync.Map     // raft.ServerID -> target
 	wg      sync.WaitGroup
@@ -161,6 +162,9 @@ func (g *GroupTransport) Close() error {
 // SetContent sets what says whether a command in an entry can be applied: an
 // append with one that cannot is refused. It is called beside other calls.
 func (g *GroupTransport) SetContent(check func(command []byte) error) { g.content.Store(&check) }
+
+// SetFull makes appends with entries answered busy while full returns true.
+func (g *GroupTransport) SetFull(full func() bool) { g.full.Store(&full) }
 
 // SetStager sets who receives snapshots; without one they are refused.
 func (g *GroupTransport) SetStager(s Stager) {

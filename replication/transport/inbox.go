@@ -75,6 +75,12 @@ func (l *link) rejects(replica storage.Replica, err error) {
 // deliver puts an RPC into the inbox; false if it is full. It never waits.
 func (g *GroupTransport) deliver(command any, u unanswered) bool {
 	g.heard.note(command)
+	if a, ok := command.(*raft.AppendEntriesRequest); ok && len(a.Entries) > 0 {
+		if full := g.full.Load(); full != nil && (*full)() {
+			u.link.peer.count.queueDrops.Add(1)
+			return false
+		}
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.isClosed || len(g.answering) == cap(g.answering) || g.bytes.Load()+int64(u.bytes) > inboxBytes {

@@ -20,6 +20,8 @@ type peer struct {
 	link  atomic.Pointer[link]
 	heard atomic.Int64 // since t.started; 0: never
 	count counters
+	// answers counts bytes of answers that wait for room in the queue.
+	answers atomic.Int64
 
 	mu      sync.Mutex
 	closed  bool
