@@ -46,6 +46,12 @@ type Config struct {
 	// authenticated yet.
 	Insecure bool
 
+	// MemoryLimit is what the node sizes its caches and budgets for, in bytes, at least
+	// [LeastMemory]. Default [DefaultMemory].
+	MemoryLimit int64
+	// FileLimit is how many files and connections the process may have open. Default:
+	// more than the node ever needs.
+	FileLimit int
 	// MaxValueSize bounds one value, in bytes. Default 1 MiB, at most 3 MiB.
 	MaxValueSize int
 	// MaxClockOffset bounds how far a timestamp from elsewhere moves this

@@ -53,6 +53,8 @@ func (c Config) withDefaults() (Config, error) {
 	c.ListenPeer = cmp.Or(c.ListenPeer, DefaultListenPeer)
 	c.ListenGossip = cmp.Or(c.ListenGossip, DefaultListenGossip)
 	c.MaxValueSize = cmp.Or(c.MaxValueSize, DefaultMaxValueSize)
+	c.MemoryLimit = cmp.Or(c.MemoryLimit, DefaultMemory)
+	c.FileLimit = cmp.Or(c.FileLimit, 1<<20)
 	c.MaxClockOffset = cmp.Or(c.MaxClockOffset, DefaultMaxClockOffset)
 	c.RaftLog = cmp.Or(c.RaftLog, RaftLogPebble)
 	if c.Logger == nil {
@@ -92,6 +94,9 @@ func (c Config) check() error {
 	}
 	if c.DataDir == "" {
 		bad("data-dir", "required")
+	}
+	if c.MemoryLimit < LeastMemory {
+		bad("memory-limit", "%d MiB, at least %d MiB is needed", c.MemoryLimit/mib, LeastMemory/mib)
 	}
 	if len(c.Cluster) > 64 {
 		bad("cluster", "%d bytes, at most 64 allowed", len(c.Cluster))

@@ -96,7 +96,7 @@ func (l *localPages) next(context.Context) ([]*capstanv1.Entry, error) {
 			// One more than wanted tells the merge that there are more.
 			limit = min(limit, int(l.left)+1)
 		}
-		found, err := l.view.Scan(storage.ScanOptions{Start: l.part.start, End: l.part.end, KeysOnly: l.part.keysOnly, Limit: limit})
+		found, err := l.view.Scan(storage.ScanOptions{Start: l.part.start, End: l.part.end, KeysOnly: l.part.keysOnly, Limit: limit, Bytes: l.part.bytes})
 		if err != nil {
 			return nil, err
 		}

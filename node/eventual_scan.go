@@ -254,7 +254,7 @@ func (n *nearPages) next(context.Context) ([]*capstanv1.Entry, error) {
 			// One more than wanted tells the merge that there are more.
 			limit = min(limit, int(n.left)+1)
 		}
-		found, err := n.local.Scan(storage.ScanOptions{Start: n.part.start, End: n.part.end, KeysOnly: n.part.keysOnly, Limit: limit})
+		found, err := n.local.Scan(storage.ScanOptions{Start: n.part.start, End: n.part.end, KeysOnly: n.part.keysOnly, Limit: limit, Bytes: n.part.bytes})
 		switch {
 		case errors.Is(err, storage.ErrBehind):
 			return nil, behind(n.replica.partition, err, n.replica.servedBy+" has shown more than it holds now")

@@ -5,10 +5,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 
 	"google.golang.org/protobuf/proto"
 
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
+	"github.com/capstan-kv/capstan/budget"
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
 	"github.com/capstan-kv/capstan/replication/transport"
@@ -73,10 +75,43 @@ type hopServer struct {
 	count   func() int // partitions; 0 before they are known
 	// sessions reads and writes the tokens of what came by a hop.
 	sessions *sessions
+
+	// budget bounds what other nodes' requests take up; may be nil. backlog tells how
+	// many bytes of answers wait to be sent to a node, which mostBacklog bounds.
+	budget      *budget.Budget
+	backlog     func(partition.NodeID) int64
+	mostBacklog int64
+
+	mu     sync.Mutex
+	owners map[partition.NodeID]*budget.Owner
 }
 
-func (s *hopServer) handle(ctx context.Context, _ partition.NodeID, frame []byte) ([]byte, error) {
-	answer, err := s.answer(ctx, frame)
+const (
+	// forwardedWeight is what a forwarded request takes up while it is under way, in
+	// its own sizes: the frame, the decoded message, and the command made of it.
+	forwardedWeight = 3
+	// smallAnswer needs no room in the backlog, in bytes. Answers to writes are smaller:
+	// they must not be refused once the write is done.
+	smallAnswer = 16 << 10
+)
+
+// owner is a node's part of the budget.
+func (s *hopServer) owner(of partition.NodeID) *budget.Owner {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.owners[of]
+	if o == nil {
+		if s.owners == nil {
+			s.owners = map[partition.NodeID]*budget.Owner{}
+		}
+		o = new(budget.Owner)
+		s.owners[of] = o
+	}
+	return o
+}
+
+func (s *hopServer) handle(ctx context.Context, from partition.NodeID, frame []byte) ([]byte, error) {
+	answer, err := s.bounded(ctx, from, frame)
 	if err == nil {
 		return answer, nil
 	}
@@ -86,6 +121,31 @@ func (s *hopServer) handle(ctx context.Context, _ partition.NodeID, frame []byte
 		refusal = &replication.Error{Reason: replication.NoReplica, Outcome: replication.Unknown, Message: "the replica failed", Err: err}
 	}
 	return nil, &transport.RemoteError{Payload: encodeHopError(refusal)}
+}
+
+// bounded answers within the budgets.
+func (s *hopServer) bounded(ctx context.Context, from partition.NodeID, frame []byte) ([]byte, error) {
+	if s.budget == nil {
+		return s.answer(ctx, frame)
+	}
+	claim, err := s.budget.Claim(s.owner(from), forwardedWeight*int64(len(frame)))
+	if err != nil {
+		return nil, overloaded(err)
+	}
+	defer claim.Close()
+	answer, err := s.answer(ctx, frame)
+	if len(answer) > smallAnswer && s.backlog(from)+int64(len(answer)) > s.mostBacklog {
+		return nil, overloaded(fmt.Errorf("answers of over %d MiB wait to be sent to the node that asked", s.mostBacklog/mib))
+	}
+	return answer, err
+}
+
+// overloaded is the refusal of what does not fit into a budget: nothing was done, or
+// only read.
+func overloaded(err error) *replication.Error {
+	return &replication.Error{
+		Reason: replication.Overloaded, Outcome: replication.NotApplied, Message: err.Error(), Try: "again after a pause",
+	}
 }
 
 func (s *hopServer) answer(ctx context.Context, frame []byte) ([]byte, error) {
@@ -177,7 +237,9 @@ func (s *hopServer) scanOpen(ctx context.Context, body []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	source, err := here.openPages(ctx, partOf(&req))
+	part := partOf(&req)
+	part.bytes = pageSize(len(partitionsOf(&req, s.count())))
+	source, err := here.openPages(ctx, part)
 	if err != nil {
 		return nil, err
 	}

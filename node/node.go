@@ -40,6 +40,8 @@ const (
 type Node struct {
 	config      Config
 	journal     journal
+	limits      limits
+	budgets     *budgets
 	sockets     sockets
 	id          partition.NodeID
 	incarnation uint64
@@ -104,6 +106,8 @@ func Open(ctx context.Context, config Config) (_ *Node, err error) {
 		cursors: &cursors{}, done: make(chan struct{}), controlUp: make(chan struct{}), settled: make(chan struct{}),
 		gossipChanged: make(chan struct{}, 1), gossipForming: make(chan struct{}, 1),
 	}
+	n.limits = limitsFor(config.MemoryLimit, config.FileLimit)
+	n.budgets = n.limits.budgets()
 	n.metrics = metrics.New(n.figures)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	defer func() {
@@ -192,6 +196,7 @@ func (n *Node) openDisk() (err error) {
 	n.clock = hlc.New(n.config.Now, n.config.MaxClockOffset)
 	if n.log, err = storage.OpenLog(storage.LogOptions{
 		FS: n.config.FS, Dir: filepath.Join(n.config.DataDir, "log"), NodeID: n.id,
+		CacheBytes: n.limits.logCache, MemTableBytes: n.limits.logTable, MaxOpenFiles: n.limits.logFiles,
 		MustExist: n.identity.Initialised(), Events: n.onLogEvent,
 	}); err != nil {
 		return fmt.Errorf("data directory %s: %w", n.config.DataDir, err)
@@ -199,6 +204,7 @@ func (n *Node) openDisk() (err error) {
 	n.onClose(n.log.Close)
 	if n.state, err = storage.OpenState(storage.StateOptions{
 		FS: n.config.FS, Dir: filepath.Join(n.config.DataDir, "state"), Events: n.onStateEvent,
+		CacheBytes: n.limits.stateCache, MemTableBytes: n.limits.stateTable, MaxOpenFiles: n.limits.stateFiles,
 	}); err != nil {
 		return fmt.Errorf("data directory %s: %w", n.config.DataDir, err)
 	}
@@ -254,6 +260,7 @@ func (n *Node) openPeers() (err error) {
 	n.onClose(n.transport.Close)
 	if n.host, err = replication.NewHost(replication.HostConfig{
 		Self: n.id, Peers: peers{n.transport}, Events: n.onReplication, Elapsed: n.config.Elapsed,
+		Proposals: n.budgets.proposals, Recent: n.limits.recent,
 	}); err != nil {
 		return err
 	}
@@ -277,7 +284,9 @@ func (n *Node) openPeers() (err error) {
 	n.onClose(n.host.Close) // hands leadership of all groups away, side by side
 	n.router.exchange, n.router.closing = n.exchange, n.ctx.Done()
 	n.cursors.token = relayed.token
-	hops := &hopServer{local: n.replicas, cursors: n.cursors, count: func() int { return len(n.ring().Partitions) }, sessions: relayed}
+	n.router.scans = n.budgets.scans
+	hops := &hopServer{local: n.replicas, cursors: n.cursors, budget: n.budgets.forwarded, backlog: n.transport.Backlog, mostBacklog: n.limits.fromPeer,
+		count: func() int { return len(n.ring().Partitions) }, sessions: relayed}
 	n.transport.Handle(kindHop, hops.handle)
 	n.transport.Handle(kindStatus, n.handleStatus)
 	n.onClose(func() error { n.cursors.close(); return nil })
@@ -329,13 +338,14 @@ func (n *Node) openAPI() error {
 	handler := api.NewHandler(api.Config{
 		Chaos: cuts, KV: n.router, Cluster: clusterService{n}, Health: health{n}, MaxValueSize: n.config.MaxValueSize,
 		Version: Version(), Metrics: n.metrics.Handler(), Observer: n.metrics, APIAddress: n.apiAddress,
+		Budgets: &n.budgets.clients,
 		Panicked: func(method string, value any, stack []byte) {
 			n.journal.log.Error("a request panicked", "method", method, "panic", value, "stack", string(stack))
 		},
 	})
-	n.server = api.NewServer(handler)
+	n.server = api.NewServer(api.Local(handler, hostOnly(n.config.Advertise)))
 	n.tasks.Go(func() {
-		if err := n.server.Serve(n.sockets.api); !errors.Is(err, http.ErrServerClosed) {
+		if err := n.server.Serve(n.budgets.connections.Listen(n.sockets.api)); !errors.Is(err, http.ErrServerClosed) {
 			n.fail(fmt.Errorf("client API: %w", err))
 		}
 	})

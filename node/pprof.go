@@ -5,7 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/pprof"
-	"time"
+
+	"github.com/capstan-kv/capstan/api"
 )
 
 // openPprof serves profiles of the process, if asked for.
@@ -23,9 +24,10 @@ func (n *Node) openPprof() error {
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	n.pprof = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	n.pprof = api.NewServer(api.Local(n.budgets.clients.Guard(mux)))
+	n.pprof.WriteTimeout = 0 // a profile may last longer; the budget for answers watches over who reads it
 	n.tasks.Go(func() {
-		if err := n.pprof.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := n.pprof.Serve(n.budgets.profiles.Listen(listener)); !errors.Is(err, http.ErrServerClosed) {
 			n.journal.log.Warn("profiling has ended", "err", err)
 		}
 	})

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
+	"github.com/capstan-kv/capstan/budget"
 	"github.com/capstan-kv/capstan/node/control"
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
@@ -50,6 +51,8 @@ type router struct {
 	// scanning counts the scans under way, which pin the databases open. It is
 	// waited for once no new one can begin.
 	scanning sync.WaitGroup
+	// scans bounds what scans hold.
+	scans *budget.Budget
 
 	hintsMu sync.RWMutex
 	hints   map[partition.ID]partition.NodeID // who was last seen to lead
@@ -58,7 +61,7 @@ type router struct {
 func newRouter(self partition.NodeID, ring func() *control.State, peers hopper, local localReplicas) *router {
 	return &router{
 		self: self, ring: ring, peers: peers, local: local, sessions: &sessions{ring: ring}, hints: map[partition.ID]partition.NodeID{},
-		heard: func(partition.NodeID) bool { return true },
+		heard: func(partition.NodeID) bool { return true }, scans: budget.New("scans", budget.Limits{}),
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
+	"github.com/capstan-kv/capstan/budget"
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication/session"
 	"github.com/capstan-kv/capstan/storage"
@@ -24,6 +25,10 @@ const (
 	pageBytes   = 512 << 10
 	// scansOpenedAtOnce bounds the partitions that one scan opens side by side.
 	scansOpenedAtOnce = 64
+	// scanAhead is about what all pages of one scan take up, in bytes: with more
+	// partitions each page is smaller, but not below leastPage.
+	scanAhead = 4 << 20
+	leastPage = 16 << 10
 )
 
 // pages are one partition's live entries in key order, from one point in time.
@@ -74,6 +79,12 @@ func (r *router) Scan(ctx context.Context, req *capstanv1.ScanRequest, emit func
 	}
 	part := partOf(req)
 	from := partitionsOf(req, len(ring.Partitions))
+	part.bytes = pageSize(len(from))
+	held := &scanClaim{pages: make([]int64, len(from))}
+	if held.claim, err = r.scans.Claim(&held.owner, 0); err != nil {
+		return overloaded(err)
+	}
+	defer held.claim.Close()
 	sources := make([]pages, len(from))
 	r.scanning.Add(1)
 	defer r.scanning.Done()
@@ -99,13 +110,16 @@ func (r *router) Scan(ctx context.Context, req *capstanv1.ScanRequest, emit func
 			} else {
 				sources[i], err = r.open(opening, p, part)
 			}
+			if came, ok := sources[i].(*remotePages); ok && err == nil {
+				err = held.take(i, came.page)
+			}
 			return err
 		})
 	}
 	if err := openers.Wait(); err != nil {
 		return err
 	}
-	more, err := merge(ctx, sources, int(req.GetLimit()), emit)
+	more, err := merge(ctx, sources, int(req.GetLimit()), held, emit)
 	if err != nil {
 		return err
 	}
@@ -125,6 +139,7 @@ type scanPart struct {
 	start, end []byte
 	keysOnly   bool
 	limit      uint32 // 0 = none; a partition need not give more than the whole scan wants
+	bytes      int    // about the size of a page; 0 = the largest
 	committedRead
 	token string // the session's
 }
@@ -157,6 +172,9 @@ func scanRange(req *capstanv1.ScanRequest) (start, end []byte) {
 	return req.GetStart(), req.GetEnd()
 }
 
+// pageSize is about the size of a page of a scan that merges so many partitions.
+func pageSize(partitions int) int { return min(max(scanAhead/partitions, leastPage), pageBytes) }
+
 // partitionsOf are the partitions that may hold a key of the request: one, if
 // its prefix holds a whole hash tag.
 func partitionsOf(req *capstanv1.ScanRequest, count int) []partition.ID {
@@ -172,10 +190,10 @@ func partitionsOf(req *capstanv1.ScanRequest, count int) []partition.ID {
 
 // merge sends the entries of all sources in key order, limit of them at most
 // (0: all), and says whether there are more.
-func merge(ctx context.Context, sources []pages, limit int, emit func(*capstanv1.ScanResponse) error) (more bool, err error) {
+func merge(ctx context.Context, sources []pages, limit int, held *scanClaim, emit func(*capstanv1.ScanResponse) error) (more bool, err error) {
 	var heads headHeap
-	for _, source := range sources {
-		h := &head{source: source}
+	for i, source := range sources {
+		h := &head{source: source, held: held, place: i}
 		if ok, err := h.fill(ctx); err != nil {
 			return false, err
 		} else if ok {
@@ -218,10 +236,43 @@ func merge(ctx context.Context, sources []pages, limit int, emit func(*capstanv1
 	return more, flush()
 }
 
+// scanClaim is what a scan holds of the node's budget: the current page of each source.
+type scanClaim struct {
+	owner budget.Owner
+	claim *budget.Claim
+
+	mu    sync.Mutex
+	pages []int64 // bytes, by source
+}
+
+// take says that a source's page has taken the place of its last one.
+func (s *scanClaim) take(source int, page []*capstanv1.Entry) error {
+	size := int64(0)
+	for _, e := range page {
+		size += int64(len(e.GetKey()) + len(e.GetValue()) + entryOverhead)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.claim.Shrink(s.pages[source])
+	s.pages[source] = 0
+	if err := s.claim.Grow(size); err != nil {
+		refused := overloaded(err)
+		refused.Try = "again after a pause, or a scan of keys only, or of one prefix {tag}"
+		return refused
+	}
+	s.pages[source] = size
+	return nil
+}
+
+// entryOverhead is what an entry takes up beside its key and value, in bytes.
+const entryOverhead = 256
+
 // head is a source and the rest of its current page.
 type head struct {
 	source pages
 	page   []*capstanv1.Entry
+	held   *scanClaim
+	place  int // among the sources
 }
 
 // fill reports whether there is an entry, after fetching the next page if the
@@ -234,8 +285,11 @@ func (h *head) fill(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	page, err := h.source.next(ctx)
+	if err == nil {
+		err = h.held.take(h.place, page)
+	}
 	h.page = page
-	return len(page) > 0, err
+	return len(page) > 0 && err == nil, err
 }
 
 type headHeap []*head

@@ -37,7 +37,8 @@ type opener func(context.Context, node.Config) (server, error)
 // serveGCPercent lets garbage grow to four times what lives before it is
 // collected, unless GOGC says otherwise: what lives is small beside the block
 // caches, which are outside the heap, and at Go's default of 100 a busy node
-// spends a good part of its time collecting.
+// spends a good part of its time collecting. Near the memory limit the runtime
+// collects earlier.
 const serveGCPercent = 400
 
 // orphanGrace is how long a child whose parent is gone may take to stop.
@@ -108,6 +109,9 @@ func (p *program) serve(ctx context.Context, s *serveSettings) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(serveGCPercent)
 	}
+	s.limitMemory(logger)
+	s.checkFiles(logger)
+	s.checkDirectory(logger)
 	running, err := p.open(ctx, s.config)
 	if err != nil {
 		if ctx.Err() != nil {

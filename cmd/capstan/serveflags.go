@@ -20,6 +20,7 @@ import (
 type serveSettings struct {
 	config              node.Config
 	logLevel, logFormat string
+	memoryLimit         byteSize
 
 	// Of children of a demo only.
 	exitWithFD int
@@ -44,6 +45,7 @@ func (s *serveSettings) add(flags *pflag.FlagSet) {
 	flags.StringVar(&c.Zone, "zone", "", "what fails together with this node")
 	flags.BoolVar(&c.Insecure, "insecure", false, "allow listeners off loopback although nothing is encrypted or authenticated")
 	flags.IntVar(&c.MaxValueSize, "max-value-size", 1<<20, "most `bytes` of a value, at most 3 MiB")
+	flags.Var(&s.memoryLimit, "memory-limit", "memory that caches and budgets are sized for, at least 256MiB, as 512MiB (0: GOMEMLIMIT, else nine tenths of the cgroup's limit, else 1GiB)")
 	flags.DurationVar(&c.MaxClockOffset, "max-clock-offset", 500*time.Millisecond, "how far a timestamp from elsewhere moves this node's clock")
 	flags.StringVar(&c.RaftLog, "raft-log", "pebble", "where Raft logs live: pebble (one for all) or bolt (a file each)")
 	flags.BoolVar(&c.EnableChaos, "enable-chaos", false, "let whoever reaches the client API cut this node off from others (capstan chaos); for demos and tests")
@@ -168,6 +170,8 @@ func (s *serveSettings) check() error {
 		return usageErrorf("--bootstrap-expect %d: it counts nodes", c.BootstrapExpect)
 	case c.MaxValueSize < 1 || c.MaxValueSize > 3<<20:
 		return usageErrorf("--max-value-size %d: 1 to %d bytes are possible", c.MaxValueSize, 3<<20)
+	case s.memoryLimit != 0 && s.memoryLimit < node.LeastMemory:
+		return usageErrorf("--memory-limit %s: at least %d MiB are needed", &s.memoryLimit, node.LeastMemory>>20)
 	case c.MaxClockOffset < 0:
 		return usageErrorf("--max-clock-offset %s: it cannot be below 0", c.MaxClockOffset)
 	case c.RaftLog != "pebble" && c.RaftLog != "bolt":
