@@ -104,6 +104,8 @@ func stateHoldsSnapshot(snapshots *raftlog.Snapshots, m replication.Machine) err
 // stager receives snapshots for a group.
 type stager struct{ snapshots *raftlog.Snapshots }
 
+func (s stager) Wants(index uint64) error { return s.snapshots.Wants(index) }
+
 func (s stager) Stage(_ context.Context, stream io.Reader) ([]byte, func(), error) {
 	ticket, err := s.snapshots.Stage(stream)
 	return ticket, func() { _ = s.snapshots.Drop(ticket) }, err

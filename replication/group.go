@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,9 +76,6 @@ const (
 	// maxAppendEntries an append and a batch to the machine: with batches of up
 	// to 256 KiB an entry, an append is at most about 16 MiB.
 	maxAppendEntries = 64
-	// snapshotInterval is how often the library compares the log with
-	// snapshotEntries.
-	snapshotInterval = 2 * time.Minute
 	// Both channels are drained by goroutines that do nothing long.
 	notifyBuffer      = 16
 	observationBuffer = 16
@@ -99,6 +97,7 @@ type Group struct {
 	// remembered read indexes, for bounded reads.
 	remembered remembered
 	matched    sync.Map // raft.ServerID -> match
+	holds      holds
 	proposer   *proposer
 	recent     *recentLog
 	backlog    atomic.Int64 // its part of Host.backlog
@@ -107,6 +106,7 @@ type Group struct {
 	ready    atomic.Bool
 	stall    stall
 	caughtUp atomic.Bool
+	fellBack chan struct{} // it is not caught up any more
 	proven   atomic.Pointer[lead]
 	reachAt  atomic.Pointer[reachability]
 
@@ -151,6 +151,7 @@ func newGroup(h *Host, c GroupConfig) *Group {
 		nudges:       make(chan struct{}, 1),
 		stuck:        make(chan struct{}, 1),
 		snapshots:    make(chan struct{}, 1),
+		fellBack:     make(chan struct{}, 1),
 		quiet:        make(chan struct{}),
 		raftDone:     make(chan struct{}),
 		stopped:      make(chan struct{}),
@@ -177,7 +178,7 @@ func (g *Group) start(c GroupConfig) error {
 	checked := &checkedLog{LogStore: c.Store}
 	g.recent.LogStore = checked
 	g.raft, err = checked.open(func() (*raft.Raft, error) {
-		return raft.NewRaft(g.raftConfig(), g.fsm, observedLog{g.recent, g.learner.onStored}, endingStable{c.Store, g}, c.Snapshots, patient{c.Transport, g})
+		return raft.NewRaft(g.raftConfig(), g.fsm, observedLog{g.recent, g.learner.onStored}, endingStable{c.Store, g}, freshSnapshots{c.Snapshots, g}, patient{c.Transport, g})
 	})
 	if err != nil {
 		return err
@@ -234,8 +235,7 @@ func (g *Group) raftConfig() *raft.Config {
 	// The machine is durable up to the snapshot before that counts as taken,
 	// and skips what it has: nothing to restore.
 	c.NoSnapshotRestoreOnStart = true
-	c.SnapshotInterval = snapshotInterval
-	c.SnapshotThreshold = snapshotEntries
+	c.SnapshotThreshold = math.MaxInt64 // compact.go decides when
 	c.TrailingLogs = maxTrailingEntries
 	c.NoLegacyTelemetry = true
 	c.NotifyCh = g.notify

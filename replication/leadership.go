@@ -166,6 +166,7 @@ func (g *Group) clearLead() {
 	if fault.On(fault.ReadUnconfirmed) && g.lead() != nil {
 		return
 	}
+	g.holds.clear()
 	g.leadMu.Lock()
 	had := g.proven.Swap(nil) != nil
 	g.expected = nil

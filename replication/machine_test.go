@@ -23,6 +23,8 @@ type mapMachine struct {
 	applies     int
 	frozen      chan struct{} // if set, entries are applied once it is closed
 	takes       time.Duration // how long it takes to apply a batch
+	staging     time.Duration // how long it takes to receive a state
+	staged      int           // states received
 }
 
 // freeze stops the machine from applying until thaw is called.
@@ -127,6 +129,11 @@ type mapStage struct {
 }
 
 func (s *mapStage) ReadFrom(r io.Reader) (int64, error) {
+	s.machine.mu.Lock()
+	takes := s.machine.staging
+	s.machine.staged++
+	s.machine.mu.Unlock()
+	time.Sleep(takes)
 	b, err := io.ReadAll(r)
 	if err != nil {
 		return 0, err

@@ -48,7 +48,9 @@ func (p patient) AppendEntries(id raft.ServerID, target raft.ServerAddress, args
 	}
 	err := p.Transport.AppendEntries(id, target, args, resp)
 	if err == nil && resp.Success && !heartbeat {
-		p.group.matched.Store(id, match{args.Term, args.PrevLogEntry + uint64(len(args.Entries))})
+		matched := args.PrevLogEntry + uint64(len(args.Entries))
+		p.group.matched.Store(id, match{args.Term, matched})
+		p.group.holds.matched(id, matched, p.group.raft.LastIndex())
 	}
 	return err
 }
@@ -85,7 +87,12 @@ func (p patient) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, ar
 	if err := p.wait(id, args.Term); err != nil {
 		return err
 	}
-	return p.Transport.InstallSnapshot(id, target, args, resp, data)
+	p.group.holds.begin(id, args.LastLogIndex)
+	err := p.Transport.InstallSnapshot(id, target, args, resp, data)
+	if err != nil || !resp.Success {
+		p.group.holds.end(id)
+	}
+	return err
 }
 
 // wait returns nil when the peer is heard and the replica has not stalled, and an error

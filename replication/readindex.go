@@ -266,13 +266,19 @@ func waitErrorOrNil(err error) error {
 }
 
 // catchUp asks for one read index after opening and waits for it, so that a
-// replica of an idle group learns what is committed without a write.
+// replica of an idle group learns what is committed without a write. It does so again
+// after each time in which the replica has heard no leader.
 func (g *Group) catchUp() {
 	for {
 		index, err := g.ReadIndex(g.ctx)
 		if err == nil && g.applied.wait(g.ctx, index) == nil {
 			g.caughtUp.Store(true)
-			return
+			select {
+			case <-g.fellBack:
+				continue
+			case <-g.ctx.Done():
+				return
+			}
 		}
 		// No quorum, most often: look again when something changes.
 		if g.unusable() != nil || !g.pause(g.ctx, g.changed(), g.host.timing.recheck()) {
@@ -281,6 +287,17 @@ func (g *Group) catchUp() {
 	}
 }
 
-// CaughtUp reports whether the replica has applied all that was committed when
-// it opened, or knows no leader that could tell.
-func (g *Group) CaughtUp() bool { return g.caughtUp.Load() || g.leaderless() }
+// checkCaughtUp is the watchdog's: a replica that has heard no leader for too long, cut
+// off or paused, does not know what it lacks when it is back.
+func (g *Group) checkCaughtUp(now time.Time) {
+	if g.silence(now) >= g.host.timing.silence() && g.caughtUp.Swap(false) {
+		signal(g.fellBack)
+	}
+}
+
+// CaughtUp reports whether the replica has applied all that was committed when it opened,
+// or when it heard a leader again after a silence; or whether there is no leader that
+// could tell.
+func (g *Group) CaughtUp() bool {
+	return g.caughtUp.Load() || g.leaderless() && g.silence(time.Now()) >= g.host.timing.silence()
+}

@@ -50,6 +50,7 @@ func (h *Host) watch(ctx context.Context) {
 			h.attention.look(now)
 			for _, g := range h.all() {
 				g.checkStall(now)
+				g.checkCaughtUp(now)
 				g.freeCandidate(now)
 			}
 			h.seekLeaders(now)

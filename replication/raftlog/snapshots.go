@@ -102,6 +102,9 @@ func (s *Snapshots) Stage(stream io.Reader) (ticket []byte, err error) {
 	return bytes.Clone(ticket), err
 }
 
+// Wants refuses a snapshot up to index if the stored one is younger: before it is staged.
+func (s *Snapshots) Wants(index uint64) error { return s.store.checkSnapshot(meta{Index: index}) }
+
 // Drop throws away the stream that ticket names, if it was not installed: the
 // transport calls it when raft did not take the request.
 func (s *Snapshots) Drop(ticket []byte) error {

@@ -198,6 +198,8 @@ func TestCommitIndexIsHeldToTheRequest(t *testing.T) {
 
 type panickingStager struct{}
 
+func (panickingStager) Wants(uint64) error { return nil }
+
 func (panickingStager) Stage(context.Context, io.Reader) ([]byte, func(), error) { panic("stager") }
 
 func TestPanicsEndTheConnectionOnly(t *testing.T) {

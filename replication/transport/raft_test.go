@@ -298,8 +298,16 @@ var oneVoter = raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Serve
 type spool struct {
 	sum     [sha256.Size]byte
 	n       int64
+	stored  uint64 // index of the snapshot that it has
 	aborted atomic.Int64
 	failed  atomic.Int64
+}
+
+func (s *spool) Wants(index uint64) error {
+	if index < s.stored {
+		return errors.New("there is a younger one")
+	}
+	return nil
 }
 
 func (s *spool) Stage(_ context.Context, r io.Reader) ([]byte, func(), error) {
@@ -365,6 +373,29 @@ func TestSnapshotStreamsBesideHeartbeats(t *testing.T) {
 		}
 	})
 }
+
+// A snapshot older than the stored one is refused before its data travels.
+func TestOlderSnapshotIsRefusedBeforeTheStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := memnet.New()
+		a, b := start(t, network, "a", nil), start(t, network, "b", nil)
+		r := storage.Replica{Group: 1, Generation: 1}
+		ga, gb := a.Group(r), b.Group(r)
+		gb.SetStager(&spool{stored: 10})
+		defer serve(gb, success)()
+		data := &counted{}
+		err := ga.InstallSnapshot(ServerID("b", 1), "", &raft.InstallSnapshotRequest{
+			SnapshotVersion: 1, Term: 1, LastLogIndex: 9, LastLogTerm: 1, Configuration: oneVoter,
+		}, new(raft.InstallSnapshotResponse), io.LimitReader(data, 1<<30))
+		if err == nil || data.n > 2*snapshotWindow {
+			t.Errorf("%v, after %d bytes", err, data.n)
+		}
+	})
+}
+
+type counted struct{ n int }
+
+func (c *counted) Read(p []byte) (int, error) { c.n += len(p); return len(p), nil }
 
 func TestBrokenSnapshotIsAborted(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -32,6 +32,8 @@ const (
 // Stager receives the data of a snapshot before Raft hears of it, because
 // Raft's main loop stands still while it installs one.
 type Stager interface {
+	// Wants refuses, before anything is read, a snapshot up to an index that is of no use.
+	Wants(index uint64) error
 	// Stage reads r to its end. What Raft then gets to read in place of the
 	// data is the ticket. abort throws away what was staged; it is called if
 	// Raft did not answer with success, perhaps beside a late installation,
@@ -262,6 +264,9 @@ func (g *GroupTransport) receive(l *link, id uint64, request *raft.InstallSnapsh
 
 // install stages the stream and hands Raft the ticket.
 func (s *incomingSnapshot) install(ctx context.Context, stager Stager, request *raft.InstallSnapshotRequest) (response any, err error) {
+	if err := stager.Wants(request.LastLogIndex); err != nil {
+		return nil, err
+	}
 	ticket, abort, err := s.stage(ctx, stager)
 	defer func() {
 		if r, ok := response.(*raft.InstallSnapshotResponse); abort != nil && (err != nil || !ok || !r.Success) {
