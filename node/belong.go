@@ -61,6 +61,13 @@ func (n *Node) wasFounding() (bool, error) {
 // founder makes the group, as its single voter.
 func (n *Node) startControl(founder bool) error {
 	machine, err := openControlMachine(n.state.Blob(controlReplica), n.state.Sync)
+	if errors.Is(err, storage.ErrStateDamaged) {
+		// Its log has it too, but for a very old cluster's; openGroup sees to that.
+		n.journal.log.Error("the stored ring is damaged: it is made from the control group's log again", "err", err)
+		if err = n.state.Discard([]storage.Replica{controlReplica}, nil); err == nil {
+			machine, err = openControlMachine(n.state.Blob(controlReplica), n.state.Sync)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -69,6 +76,9 @@ func (n *Node) startControl(founder bool) error {
 		bootstrap = []replication.Member{{Node: n.id, Generation: controlGeneration}}
 	}
 	parts, err := n.replicas.opener.openGroup(controlReplica, machine, bootstrap, founder)
+	if errors.Is(err, errStateBehindLog) {
+		return fmt.Errorf("%w: empty the whole data directory to come back as a new node", err)
+	}
 	if err != nil {
 		return err
 	}

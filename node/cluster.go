@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	"github.com/capstan-kv/capstan/api"
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
 	"github.com/capstan-kv/capstan/node/control"
@@ -52,11 +54,19 @@ func (c clusterService) GetStatus(ctx context.Context, _ *capstanv1.GetStatusReq
 		for _, placed := range part.Replicas {
 			out.Replicas = append(out.Replicas, &capstanv1.Replica{
 				Node: nameOf(ring, placed.Node), Voter: placed.Voter, AppliedIndex: statuses[placed.Node].applied(id),
+				Outage: outageMessage(statuses[placed.Node].outage(id)),
 			})
 		}
 		resp.Partitions = append(resp.Partitions, out)
 	}
 	return resp, nil
+}
+
+func outageMessage(why *outage) *capstanv1.Outage {
+	if why == nil {
+		return nil
+	}
+	return &capstanv1.Outage{Quarantined: why.Quarantined, Reason: why.Reason, Since: timestamppb.New(why.Since), Remedy: why.remedy()}
 }
 
 func byNameThenID(a, b *capstanv1.Node) int {
@@ -198,7 +208,7 @@ func (n *Node) handleStatus(context.Context, partition.NodeID, []byte) ([]byte, 
 }
 
 func (n *Node) ownStatus() nodeStatus {
-	status := nodeStatus{Node: n.id, CutFrom: n.cutFrom(), HeldBack: n.heldBack()}
+	status := nodeStatus{Node: n.id, CutFrom: n.cutFrom(), HeldBack: n.heldBack(), Lost: n.replicas.allLost()}
 	select {
 	case <-n.controlUp:
 		status.ControlApplied = n.control.group.Status().Applied

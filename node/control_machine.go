@@ -113,6 +113,16 @@ func (m *controlMachine) Check(command []byte) error {
 	return err
 }
 
+// rewrite stores the ring anew after its record was discarded.
+func (m *controlMachine) rewrite(discard func() error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err := discard(); err != nil {
+		return err
+	}
+	return m.store(m.state.Load(), m.index, m.term)
+}
+
 func (m *controlMachine) Applied() (index, term uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -30,8 +30,11 @@ const (
 func (r *router) open(ctx context.Context, p partition.ID, part scanPart) (pages, error) {
 	return route(ctx, r, p, call[pages]{
 		eventually: readEventually,
-		here:       func(ctx context.Context, here *replica) (pages, error) { return here.openPages(ctx, part) },
-		frame:      func() ([]byte, error) { return part.frame(p) },
+		here: func(ctx context.Context, here *replica) (pages, error) {
+			source, err := here.openPages(ctx, part)
+			return begun(ctx, source, err)
+		},
+		frame: func() ([]byte, error) { return part.frame(p) },
 		decode: func(from partition.NodeID, answer []byte) (pages, error) {
 			return r.openRemote(p, from, answer)
 		},
@@ -57,11 +60,40 @@ func (r *router) openRemote(p partition.ID, from partition.NodeID, answer []byte
 
 // localPages reads a view of the replica here.
 type localPages struct {
-	view  *storage.ReplicaView
-	part  scanPart
-	left  uint32 // entries still wanted; meaningful only with a limit
-	done  bool
-	shown sight
+	replica *replica
+	view    *storage.ReplicaView
+	part    scanPart
+	left    uint32 // entries still wanted; meaningful only with a limit
+	done    bool
+	shown   sight
+}
+
+// begun reads the first page of a scan that was opened here: if it cannot be read,
+// another replica can still be asked.
+func begun(ctx context.Context, source pages, err error) (pages, error) {
+	if err != nil {
+		return nil, err
+	}
+	first, err := source.next(ctx)
+	if err != nil {
+		source.close()
+		return nil, err
+	}
+	return &begunPages{source, first}, nil
+}
+
+// begunPages are pages of which the first has been read.
+type begunPages struct {
+	pages
+	first []*capstanv1.Entry
+}
+
+func (b *begunPages) next(ctx context.Context) ([]*capstanv1.Entry, error) {
+	if page := b.first; len(page) > 0 {
+		b.first = nil
+		return page, nil
+	}
+	return b.pages.next(ctx)
 }
 
 // openPages begins a scan of the partition here, as fresh as it asks for.
@@ -79,12 +111,12 @@ func (h *replica) openPages(ctx context.Context, part scanPart) (pages, error) {
 	}
 	view, err := h.state.View()
 	if err != nil {
-		return nil, fmt.Errorf("scan partition %d: %w", h.partition, err)
+		return nil, h.unread(err)
 	}
 	seen := new(session.Token)
 	applied, _ := view.Applied()
 	seen.Saw(h.partition, applied)
-	return &localPages{view: view, part: part, left: part.limit, shown: sight{session: seen, staleness: staleness, bounded: true}}, nil
+	return &localPages{replica: h, view: view, part: part, left: part.limit, shown: sight{session: seen, staleness: staleness, bounded: true}}, nil
 }
 
 func (l *localPages) sight() sight { return l.shown }
@@ -98,7 +130,7 @@ func (l *localPages) next(context.Context) ([]*capstanv1.Entry, error) {
 		}
 		found, err := l.view.Scan(storage.ScanOptions{Start: l.part.start, End: l.part.end, KeysOnly: l.part.keysOnly, Limit: limit, Bytes: l.part.bytes})
 		if err != nil {
-			return nil, err
+			return nil, l.replica.unread(err)
 		}
 		l.shown.session.Observe(found.Newest)
 		l.part.start, l.done = found.Next, !found.More

@@ -131,6 +131,7 @@ func (d *driver) observe(ctx context.Context) (control.Observed, map[partition.N
 		status, answered := statuses[server.Node]
 		observed.Servers[i].Lagging = !answered || noVoteYet(status.ControlApplied, commit)
 	}
+	observed.Lost = lostReplicas(statuses)
 	observed.Leaders = make([]partition.NodeID, len(state.Partitions))
 	for p, leader := range leaders(statuses) {
 		if int(p) < len(observed.Leaders) {

@@ -28,7 +28,9 @@ func (j journal) replication(e replication.Event) {
 	case replication.LeadershipLost:
 		j.log.Info("no longer leading", "replica", e.Replica)
 	case replication.ReplicaFailed:
-		j.log.Error("replica failed and serves nothing until the node is restarted", "replica", e.Replica, "err", e.Err)
+		if !isWrong(e.Err) { // what is wrong for good is told with the quarantine
+			j.log.Error("replica failed and serves nothing until the node is restarted", "replica", e.Replica, "err", oneLine(e.Err))
+		}
 	case replication.DiskStalled:
 		j.log.Error("disk stalled: heartbeats stopped so that others take over", "replica", e.Replica, "for", e.For)
 	case replication.DiskRecovered:
@@ -101,9 +103,11 @@ func (j journal) state(e storage.Event) {
 	case storage.EventDiskFull:
 		j.log.Error("disk full", "database", e.Database)
 	case storage.EventBackgroundError:
-		j.log.Error("background work failed, will be retried", "database", e.Database, "err", e.Err)
+		j.log.Error("background work failed, will be retried", "database", e.Database, "err", oneLine(e.Err))
 	case storage.EventCorruption:
-		j.log.Error("corruption", "database", e.Database, "path", e.Path, "err", e.Err)
+		j.log.Error("a table is damaged", "database", e.Database, "path", e.Path, "err", oneLine(e.Err))
+	case storage.EventReplicaDamaged:
+		j.log.Error("the state of a replica is damaged", "replica", e.Replica, "err", e.Err)
 	case storage.EventWriteStallBegin:
 		j.log.Warn("writes wait for the database", "database", e.Database, "reason", e.Reason)
 	case storage.EventWriteStallEnd:

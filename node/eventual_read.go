@@ -400,7 +400,7 @@ func (h *replica) near(ctx context.Context, key []byte, w want, merge bool) (rea
 	case errors.Is(err, storage.ErrBehind):
 		return nearRead{}, behind(h.partition, err, h.servedBy+" has shown more than it holds now")
 	case err != nil:
-		return nearRead{}, fmt.Errorf("read partition %d: %w", h.partition, err)
+		return nearRead{}, h.unread(err)
 	}
 	return read, nil
 }

@@ -34,7 +34,7 @@ func (r *router) openNear(ctx context.Context, p partition.ID, part scanPart, w 
 	var refused error
 	if here := r.serving(p); here != nil {
 		source, err := here.openNear(ctx, part, w)
-		if err == nil {
+		if source, err = begun(ctx, source, err); err == nil {
 			return source, nil
 		}
 		refused = err
@@ -259,7 +259,7 @@ func (n *nearPages) next(context.Context) ([]*capstanv1.Entry, error) {
 		case errors.Is(err, storage.ErrBehind):
 			return nil, behind(n.replica.partition, err, n.replica.servedBy+" has shown more than it holds now")
 		case err != nil:
-			return nil, fmt.Errorf("scan partition %d: %w", n.replica.partition, err)
+			return nil, n.replica.unread(err)
 		}
 		var page []*capstanv1.Entry
 		for i := range found.Entries { // that a key has no value was shown, too

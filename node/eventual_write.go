@@ -56,20 +56,10 @@ func (r *router) writeEventual(ctx context.Context, w exchange.Write, acks uint3
 	}
 	p := partition.Of(w.Key, len(ring.Partitions))
 	w.Partition, w.Acks, w.Base, w.After = p, int(max(acks, 1)), past.Index(p), past.Highest()
-	if r.serving(p) == nil {
-		heard, answered := r.heardThere(ctx, ring, p, w.Key)
-		w.Base, w.After = max(w.Base, heard.index), max(w.After, heard.newest)
-		if !answered && !past.Empty() && !past.Knows(p) {
-			log, err := r.exchange.Tentative(p)
-			if err != nil {
-				return nil, err
-			}
-			if _, covers := log.Saved(); !covers {
-				return nil, justJoined(p)
-			}
-		}
+	done, err := r.accept(ctx, ring, past, w)
+	if errors.Is(err, storage.ErrStateDamaged) {
+		done, err = r.accept(ctx, ring, past, w) // without the replica, which has failed now
 	}
-	done, err := r.exchange.Accept(ctx, w)
 	var refusal *replication.Error
 	if err != nil && (!errors.As(err, &refusal) || refusal.Outcome == replication.NotApplied) {
 		return nil, err
@@ -100,6 +90,26 @@ func (r *router) writeEventual(ctx context.Context, w exchange.Write, acks uint3
 		Version: versionMessage(storage.Version{Timestamp: done.Timestamp, Node: done.Dot.Node}),
 		Receipt: receipt, Base: done.Base, Session: token, ServedBy: nameOf(ring, done.Held[0]),
 	}, nil
+}
+
+// accept has the exchange accept w. Where no replica serves here, others are asked
+// first what it should have heard of.
+func (r *router) accept(ctx context.Context, ring *control.State, past *session.Token, w exchange.Write) (exchange.Accepted, error) {
+	p := w.Partition
+	if r.serving(p) == nil {
+		heard, answered := r.heardThere(ctx, ring, p, w.Key)
+		w.Base, w.After = max(w.Base, heard.index), max(w.After, heard.newest)
+		if !answered && !past.Empty() && !past.Knows(p) {
+			log, err := r.exchange.Tentative(p)
+			if err != nil {
+				return exchange.Accepted{}, err
+			}
+			if _, covers := log.Saved(); !covers {
+				return exchange.Accepted{}, justJoined(p)
+			}
+		}
+	}
+	return r.exchange.Accept(ctx, w)
 }
 
 // justJoined refuses a write of a session that may have seen more than this node
@@ -185,7 +195,7 @@ func (s *hopServer) heard(key []byte) ([]byte, error) {
 	index := max(applied, log.Heard())
 	newest, err := (storage.Local{State: here.state, Log: log}).Newest(key)
 	if err != nil {
-		return nil, fmt.Errorf("read partition %d: %w", here.partition, err)
+		return nil, here.unread(err)
 	}
 	return heard{index, newest}.encode(), nil
 }

@@ -63,12 +63,16 @@ func (r *router) fate(ctx context.Context, receipt session.Receipt) (*capstanv1.
 	ring := r.ring()
 	p := receipt.Partition
 	var pending *capstanv1.AwaitWriteResponse
-	if here := r.local.replica(p); here != nil && !here.failed() {
-		resp, err := here.fate(receipt.Dot)
-		if err != nil || resp.GetFate() != capstanv1.Fate_FATE_PENDING {
+	here := r.serving(p)
+	if here != nil {
+		switch resp, err := here.fate(receipt.Dot); {
+		case errors.Is(err, storage.ErrStateDamaged):
+			here = nil
+		case err != nil || resp.GetFate() != capstanv1.Fate_FATE_PENDING:
 			return resp, err
+		default:
+			pending = resp
 		}
-		pending = resp
 	}
 	held, err := r.exchange.Tentative(p)
 	if err != nil {
@@ -77,7 +81,7 @@ func (r *router) fate(ctx context.Context, receipt session.Receipt) (*capstanv1.
 	if pending == nil && held.Holds(receipt.Dot) {
 		pending = &capstanv1.AwaitWriteResponse{Fate: capstanv1.Fate_FATE_PENDING, ServedBy: nameOf(ring, r.self)}
 	}
-	if pending != nil && held.Holds(receipt.Dot) && r.local.replica(p) != nil {
+	if pending != nil && held.Holds(receipt.Dot) && here != nil {
 		return pending, nil // it leaves when the replica here has applied its fate
 	}
 	decided, undecided, err := r.fateElsewhere(ctx, ring, receipt)
@@ -131,7 +135,7 @@ func (r *router) fateElsewhere(ctx context.Context, ring *control.State, receipt
 func (h *replica) fate(d storage.Dot) (*capstanv1.AwaitWriteResponse, error) {
 	fate, err := h.state.Fate(d)
 	if err != nil {
-		return nil, fmt.Errorf("fate of a write of partition %d: %w", h.partition, err)
+		return nil, h.unread(err)
 	}
 	resp := &capstanv1.AwaitWriteResponse{Fate: capstanv1.Fate(fate.Kind), ServedBy: h.servedBy}
 	if !fate.Version.IsZero() {
@@ -295,8 +299,10 @@ type conflictsPage struct {
 }
 
 func (r *router) conflicts(ctx context.Context, ring *control.State, ask conflictsAsk) (conflictsPage, error) {
-	if here := r.local.replica(ask.Partition); here != nil && !here.failed() {
-		return here.conflicts(ask)
+	if here := r.serving(ask.Partition); here != nil {
+		if page, err := here.conflicts(ask); !errors.Is(err, storage.ErrStateDamaged) {
+			return page, err
+		}
 	}
 	frame := ask.frame()
 	found, err := askInTurn(ctx, asking{r.nearest(ring, ask.Partition), 1, askPatience},
@@ -319,7 +325,7 @@ func (r *router) conflicts(ctx context.Context, ring *control.State, ask conflic
 func (h *replica) conflicts(ask conflictsAsk) (conflictsPage, error) {
 	found, next, err := h.state.Conflicts(ask.Prefix, ask.After, ask.Limit)
 	if err != nil {
-		return conflictsPage{}, fmt.Errorf("conflicts of partition %d: %w", h.partition, err)
+		return conflictsPage{}, h.unread(err)
 	}
 	page := conflictsPage{next: next}
 	for _, c := range found {

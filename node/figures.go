@@ -22,6 +22,13 @@ func (n *Node) figures() metrics.Snapshot {
 			ID: partitionLabel(here.partition), Group: groupFigures(here.group), Conflicts: conflictFigures(here.state),
 		})
 	}
+	for _, why := range n.replicas.allLost() {
+		if why.Quarantined {
+			out.Quarantined++
+		} else {
+			out.Unopened++
+		}
+	}
 	now := n.config.Now()
 	for p, held := range n.exchange.Backlog() {
 		figures := metrics.Tentative{ID: partitionLabel(p), Backlog: held.Count, Hints: held.Hints}

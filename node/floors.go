@@ -29,6 +29,7 @@ func (n *Node) openReports() error {
 	n.reports.Store(reporter)
 	n.sessions.everywhere = reporter.AppliedEverywhere
 	n.background(func() { reporter.Run(n.ctx) })
+	n.background(n.mendDamage)
 	return nil
 }
 

@@ -95,8 +95,7 @@ func stateHoldsSnapshot(snapshots *raftlog.Snapshots, m replication.Machine) err
 		return err
 	}
 	if applied, _ := m.Applied(); applied < metas[0].Index {
-		return fmt.Errorf("the state database ends at entry %d, but the log was cut behind entry %d: "+
-			"state/ is older than log/; empty the whole data directory to come back as a new node", applied, metas[0].Index)
+		return fmt.Errorf("%w: state/ ends at entry %d, and log/ was cut behind entry %d", errStateBehindLog, applied, metas[0].Index)
 	}
 	return nil
 }

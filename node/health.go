@@ -29,6 +29,20 @@ func (h health) Ready(_ context.Context, level capstanv1.Consistency) error {
 	case !n.ring().Placed():
 		return errors.New("the cluster has placed no partitions yet")
 	}
+	if n.control.group.Err() != nil {
+		return fmt.Errorf("the replica of the control group has failed: %s; restart the node", oneLine(n.control.group.Err()))
+	}
+	if lost := n.replicas.allLost(); len(lost) > 0 {
+		var names []string
+		for _, why := range lost {
+			what := "not opened"
+			if why.Quarantined {
+				what = "quarantined"
+			}
+			names = append(names, fmt.Sprintf("%d (%s: %s)", why.Partition, what, why.Reason))
+		}
+		return fmt.Errorf("replicas are out of service, see capstan status: partitions %s", some(names))
+	}
 	var behind, without []string
 	ring := n.ring()
 	for p := range ring.Partitions {

@@ -210,6 +210,9 @@ func (s *hopServer) replica(p partition.ID) (*replica, error) {
 			}
 			return here, nil
 		}
+		if s.local.lost(p) != nil {
+			return nil, failedHere(p)
+		}
 	}
 	return nil, &replication.Error{
 		Reason: replication.NoReplica, Outcome: replication.NotApplied, NotLeader: true,

@@ -57,7 +57,7 @@ func (h *replica) get(ctx context.Context, req *capstanv1.GetRequest) (*capstanv
 	}
 	value, found, err := h.state.Get(req.GetKey())
 	if err != nil {
-		return nil, fmt.Errorf("read partition %d: %w", h.partition, err)
+		return nil, h.unread(err)
 	}
 	resp := &capstanv1.GetResponse{Freshness: &capstanv1.Freshness{ServedBy: h.servedBy, Staleness: durationpb.New(staleness)}}
 	applied, _ := h.state.Applied()

@@ -53,6 +53,7 @@ type Node struct {
 	clock    *hlc.Clock
 
 	logTrouble, stateTrouble trouble
+	damaged                  *damagedTables
 
 	cuts      *chaos.Cuts // nil unless Config.EnableChaos
 	cutting   sync.Mutex  // one change of them at a time
@@ -104,7 +105,7 @@ func Open(ctx context.Context, config Config) (_ *Node, err error) {
 	n := &Node{
 		config: config, journal: journal{config.Logger}, incarnation: randomNumber(),
 		cursors: &cursors{}, done: make(chan struct{}), controlUp: make(chan struct{}), settled: make(chan struct{}),
-		gossipChanged: make(chan struct{}, 1), gossipForming: make(chan struct{}, 1),
+		gossipChanged: make(chan struct{}, 1), gossipForming: make(chan struct{}, 1), damaged: newDamagedTables(),
 	}
 	n.limits = limitsFor(config.MemoryLimit, config.FileLimit)
 	n.budgets = n.limits.budgets()
@@ -203,7 +204,7 @@ func (n *Node) openDisk() (err error) {
 	}
 	n.onClose(n.log.Close)
 	if n.state, err = storage.OpenState(storage.StateOptions{
-		FS: n.config.FS, Dir: filepath.Join(n.config.DataDir, "state"), Events: n.onStateEvent,
+		FS: n.config.FS, Dir: n.stateDir(), Events: n.onStateEvent,
 		CacheBytes: n.limits.stateCache, MemTableBytes: n.limits.stateTable, MaxOpenFiles: n.limits.stateFiles,
 	}); err != nil {
 		return fmt.Errorf("data directory %s: %w", n.config.DataDir, err)
@@ -216,6 +217,8 @@ func (n *Node) openDisk() (err error) {
 	}
 	return nil
 }
+
+func (n *Node) stateDir() string { return filepath.Join(n.config.DataDir, "state") }
 
 func (n *Node) onLogEvent(e storage.LogEvent) {
 	n.journal.logDatabase(e)
@@ -238,6 +241,10 @@ func (n *Node) onStateEvent(e storage.Event) {
 		n.stateTrouble.stalls.Add(1)
 	case storage.EventDiskSlow:
 		n.stateTrouble.slow.Add(1)
+	case storage.EventCorruption:
+		n.damaged.add(e)
+	case storage.EventReplicaDamaged:
+		n.replicas.fail(e.Replica, e.Err)
 	case storage.EventFatal:
 		n.fail(fmt.Errorf("%s database: %w", e.Database, e.Err))
 	}

@@ -1,6 +1,8 @@
 package node
 
 import (
+	"errors"
+
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
 	"github.com/capstan-kv/capstan/replication/exchange"
@@ -40,6 +42,20 @@ func (h *replica) relaying(to *sessions) *replica {
 
 // failed reports whether the replica serves nothing any more.
 func (h *replica) failed() bool { return h.group != nil && h.group.Err() != nil }
+
+// unread is the refusal of a request that the state here could not answer, while
+// another replica's can: what the disk did is no answer. A refusal stays as it is.
+func (h *replica) unread(err error) error {
+	var refusal *replication.Error
+	if err == nil || errors.As(err, &refusal) {
+		return err
+	}
+	refusal = failedHere(h.partition)
+	if refusal.Err = err; errors.Is(err, storage.ErrStateDamaged) {
+		refusal.Err = storage.ErrStateDamaged // which file it is, the node's log and status tell
+	}
+	return refusal
+}
 
 func versionMessage(v storage.Version) *capstanv1.Version {
 	return &capstanv1.Version{Index: v.Index, Timestamp: uint64(v.Timestamp), Node: string(v.Node)}

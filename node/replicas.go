@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,15 +36,18 @@ type replicaSet struct {
 
 	following sync.Mutex // one follow at a time
 
-	mu     sync.RWMutex
-	open   map[partition.ID]*heldReplica
-	closed bool
+	mu      sync.RWMutex
+	open    map[partition.ID]*heldReplica
+	outages map[partition.ID]*outage // see quarantine.go; in neither of both: not opened yet
+	closed  bool
+	leaving sync.WaitGroup // those that are taken out of service
 }
 
 type heldReplica struct {
 	*replica
 	parts      *groupParts
 	generation uint32
+	leaving    bool // it is taken out of service
 }
 
 // replica is this node's replica of p, or nil.
@@ -69,7 +73,8 @@ func (s *replicaSet) all() []*replica {
 	return out
 }
 
-// follow opens the replicas that the ring gives to this node and are not open.
+// follow opens the replicas that the ring gives to this node and are not open. One
+// that cannot be opened is left out; an error says that the node must not go on.
 func (s *replicaSet) follow(ring *control.State) error {
 	s.following.Lock()
 	defer s.following.Unlock()
@@ -78,7 +83,7 @@ func (s *replicaSet) follow(ring *control.State) error {
 	for p := range ring.Partitions {
 		id := partition.ID(p)
 		placed, ok := ring.Replica(id, s.self)
-		if !ok || s.replica(id) != nil {
+		if !ok || s.replica(id) != nil || s.lost(id) != nil {
 			continue
 		}
 		openers.Go(func() error {
@@ -93,9 +98,17 @@ func (s *replicaSet) follow(ring *control.State) error {
 
 func (s *replicaSet) add(ring *control.State, p partition.ID, placed control.Replica) error {
 	name := storage.Replica{Group: storage.GroupOf(p), Generation: placed.Generation}
+	switch why, err := s.opener.quarantined(name); {
+	case err != nil:
+		return err
+	case why != nil:
+		s.out(why)
+		s.exchange.Kick(p)
+		return nil
+	}
 	state, err := s.state.Replica(name)
 	if err != nil {
-		return err
+		return s.notOpened(name, err)
 	}
 	var first []replication.Member
 	if placed.Generation == control.FirstGeneration {
@@ -110,7 +123,7 @@ func (s *replicaSet) add(ring *control.State, p partition.ID, placed control.Rep
 	machine := stateMachine{partition: p, state: state, exchange: s.exchange, beforeApply: s.beforeApply}
 	parts, err := s.opener.openGroup(name, machine, first, preferred)
 	if err != nil {
-		return err
+		return s.notOpened(name, err)
 	}
 	held := &heldReplica{parts: parts, generation: placed.Generation, replica: &replica{
 		partition: p, node: s.self, servedBy: s.name, group: parts.group, state: state,
@@ -130,12 +143,19 @@ func (s *replicaSet) add(ring *control.State, p partition.ID, placed control.Rep
 	}
 	// What the state had decided before the node was last closed.
 	s.exchange.Recover(p)
+	// What was found wrong before the replica stood among the open ones.
+	if err := cmp.Or(parts.group.Err(), state.Damage()); err != nil {
+		s.fail(name, err)
+	}
 	return nil
 }
 
 func (s *replicaSet) close() error {
 	s.mu.Lock()
 	s.closed = true
+	s.mu.Unlock()
+	s.leaving.Wait()
+	s.mu.Lock()
 	open := s.open
 	s.open = nil
 	s.mu.Unlock()

@@ -17,6 +17,7 @@ import (
 type noneOpen struct{}
 
 func (noneOpen) replica(partition.ID) *replica { return nil }
+func (noneOpen) lost(partition.ID) *outage     { return nil }
 
 // hops counts where operations were sent; nobody answers.
 type hops map[partition.NodeID]int

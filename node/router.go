@@ -69,6 +69,9 @@ func newRouter(self partition.NodeID, ring func() *control.State, peers hopper, 
 type localReplicas interface {
 	// replica is this node's replica of p; nil where there is none.
 	replica(p partition.ID) *replica
+	// lost is why the replica that the ring gives to this node is not open; nil if
+	// it is, or will be soon.
+	lost(p partition.ID) *outage
 }
 
 // hopper passes one frame to another node and brings back its answer.
@@ -298,7 +301,7 @@ func (r *router) target(ring *control.State, p partition.ID, here *replica, writ
 		return silent, true
 	}
 	// If it is one of the replicas it is not open yet or any more, or has failed.
-	return r.self, slices.Contains(candidates[1:], r.self)
+	return r.self, slices.Contains(candidates[1:], r.self) && r.local.lost(p) == nil
 }
 
 // next is what to do after a refusal.

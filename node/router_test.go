@@ -35,6 +35,7 @@ func (s *scriptedHopper) hop(_ context.Context, to partition.NodeID, frame []byt
 type noReplicas struct{}
 
 func (noReplicas) replica(partition.ID) *replica { return nil }
+func (noReplicas) lost(partition.ID) *outage     { return nil }
 
 func ringOf(partitions int, nodes ...partition.NodeID) *control.State {
 	ring := &control.State{ClusterID: "c"}

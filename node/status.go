@@ -32,6 +32,8 @@ type nodeStatus struct {
 	Groups         []groupStatus
 	CutFrom        []partition.NodeID `json:",omitempty"` // see chaosService
 	Tentative      []tentativeStatus  `json:",omitempty"`
+	// Lost are its replicas that are out of service.
+	Lost []outage `json:",omitempty"`
 	// HeldBack is how many partitions that the node leads keep tombstones because
 	// of which nodes.
 	HeldBack map[partition.NodeID]int `json:",omitempty"`
@@ -72,6 +74,29 @@ func (s nodeStatus) applied(p partition.ID) uint64 {
 		}
 	}
 	return 0
+}
+
+// outage is why the node's replica of a partition is out of service; nil if it is
+// not, as far as is known.
+func (s nodeStatus) outage(p partition.ID) *outage {
+	for i := range s.Lost {
+		if s.Lost[i].Partition == p {
+			return &s.Lost[i]
+		}
+	}
+	return nil
+}
+
+// lostReplicas are the nodes whose replica of a partition is out of service, by
+// partition.
+func lostReplicas(statuses map[partition.NodeID]nodeStatus) map[partition.ID][]partition.NodeID {
+	lost := map[partition.ID][]partition.NodeID{}
+	for node, status := range statuses {
+		for _, why := range status.Lost {
+			lost[why.Partition] = append(lost[why.Partition], node)
+		}
+	}
+	return lost
 }
 
 func encodeStatus(s nodeStatus) []byte {

@@ -34,7 +34,7 @@ func (n *Node) openExchange() (err error) {
 		Room: (&diskGuard{fs: n.config.FS, dir: n.config.DataDir}).check,
 		Ring: func() exchange.Placement {
 			if ring := n.ring(); ring.Placed() {
-				return placement{ring}
+				return placement{ring, n.id, n.replicas.quarantined}
 			}
 			return nil
 		},
@@ -53,7 +53,7 @@ func (n *Node) openExchange() (err error) {
 // leaderOf is who leads p as far as this node knows. Without a replica, and
 // without having heard lately, it is a replica that will know.
 func (n *Node) leaderOf(p partition.ID) partition.NodeID {
-	if here := n.replicas.replica(p); here != nil {
+	if here := n.router.serving(p); here != nil {
 		return here.leader()
 	}
 	if hint := n.router.hint(p); hint != "" && n.heardOf(hint) {
@@ -89,6 +89,9 @@ func (n *Node) onReplication(e replication.Event) {
 	n.journal.replication(e)
 	var of storage.Replica
 	switch e := e.(type) {
+	case replication.ReplicaFailed:
+		n.replicas.fail(e.Replica, e.Err)
+		return
 	case replication.LeaderObserved:
 		of = e.Replica
 	case replication.LeadershipProven:
@@ -165,8 +168,13 @@ func (n *Node) onExchange(e exchange.Event) {
 	}
 }
 
-// placement is the ring as the exchange asks for it.
-type placement struct{ ring *control.State }
+// placement is the ring as the exchange asks for it. A node whose replica is
+// quarantined has none, as far as that node is concerned: it holds hints.
+type placement struct {
+	ring        *control.State
+	self        partition.NodeID
+	quarantined func(partition.ID) bool // of self
+}
 
 func (p placement) Partitions() int { return len(p.ring.Partitions) }
 
@@ -176,6 +184,9 @@ func (p placement) Replicas(id partition.ID) []partition.NodeID {
 	}
 	var nodes []partition.NodeID
 	for _, placed := range p.ring.Partitions[id].Replicas {
+		if placed.Node == p.self && p.quarantined(id) {
+			continue
+		}
 		if node, ok := p.ring.Node(placed.Node); ok && node.State != control.Left {
 			nodes = append(nodes, placed.Node)
 		}
@@ -225,9 +236,6 @@ func (h exchangeReplica) Forfeited(node partition.NodeID) bool { return h.state.
 
 // Newest is the timestamp of what the replica holds for key, be it a tombstone.
 func (h exchangeReplica) Newest(key []byte) (hlc.Timestamp, error) {
-	value, found, err := h.state.Get(key)
-	if err != nil || !found {
-		return 0, err
-	}
-	return value.Version.Timestamp, nil
+	newest, err := (storage.Local{State: h.state}).Newest(key)
+	return newest, h.unread(err)
 }

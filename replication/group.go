@@ -309,6 +309,12 @@ func (g *Group) unusable() error {
 	return nil
 }
 
+// Fail stops the replica for good, as an error of its machine does: it has been
+// found wrong. It serves nothing from then on. It hands leadership over if it leads,
+// and then neither votes nor acknowledges; [Group.Close] waits for that. Err gives
+// cause, unless the replica has failed before.
+func (g *Group) Fail(cause error) { g.fail(cause) }
+
 // fail stops the replica for good. It is called on Raft's goroutines: the rest
 // happens beside it.
 func (g *Group) fail(cause error) {

@@ -51,10 +51,18 @@ func (r *ReplicaState) damaged(err error) error {
 	if err == nil {
 		return nil
 	}
-	if err = stateDamage(err); errors.Is(err, ErrStateDamaged) && r.reported.CompareAndSwap(false, true) {
+	if err = stateDamage(err); errors.Is(err, ErrStateDamaged) && r.damage.CompareAndSwap(nil, &err) {
 		r.state.tell(EventReplicaDamaged{Replica: r.replica, Err: err})
 	}
 	return err
+}
+
+// Damage is the first ErrStateDamaged that a read of the replica's state met, or nil.
+func (r *ReplicaState) Damage() error {
+	if err := r.damage.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // Examine reads all that the state holds of the replicas named between two keys,
@@ -78,7 +86,7 @@ func (s *State) Examine(replicas []Replica, start, end []byte) (map[Replica]erro
 }
 
 // readAll reads every record between two keys.
-func (s *State) readAll(lower, upper []byte) (err error) {
+func (s *State) readAll(lower, upper []byte) error {
 	if err := s.enter(); err != nil {
 		return err
 	}
@@ -87,7 +95,7 @@ func (s *State) readAll(lower, upper []byte) (err error) {
 	if err != nil {
 		return stateDamage(err)
 	}
-	defer func() { err = errors.Join(err, it.Close()) }()
+	defer func() { _ = it.Close() }() // its errors are told by it.Error
 	for ok := it.First(); ok; ok = it.Next() {
 		if _, err := it.ValueAndErr(); err != nil {
 			return stateDamage(err)

@@ -42,7 +42,7 @@ type ReplicaState struct {
 	// destroyed is set before the data goes: who reads first and asks then
 	// never takes the hole for an answer.
 	destroyed atomic.Bool
-	reported  atomic.Bool // damage was
+	damage    atomic.Pointer[error] // the first that a read met
 }
 
 // position is a place in the log.

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -70,7 +71,8 @@ func (p *program) statusCommand() *cobra.Command {
 		Short: "show the nodes and how the partitions are",
 		Long: `Shows the cluster as one node sees it: who is alive, who is cut off from whom on
 purpose, because of whom tombstones of deleted keys stay, how many partitions
-have a leader, and how many copies of undecided eventual writes there are.`,
+have a leader, how many copies of undecided eventual writes there are, and which
+replicas are out of service although their nodes run: why, and what to do.`,
 		Example: `  capstan status
   capstan status --via n3                 # as n3 sees it
   capstan status -o json`,
@@ -104,6 +106,34 @@ func showStatus(w io.Writer, s *capstanv1.GetStatusResponse) {
 		fmt.Fprintf(w, "  tentative writes %d in %s", tentative, count(holding, "partition"))
 	}
 	fmt.Fprintln(w)
+	showOutages(w, s)
+}
+
+// showOutages lists the replicas that are out of service, those of one node and
+// remedy together.
+func showOutages(w io.Writer, s *capstanv1.GetStatusResponse) {
+	names := namesOf(s)
+	var remedies []string
+	for _, part := range s.GetPartitions() {
+		for _, r := range part.GetReplicas() {
+			out := r.GetOutage()
+			if out == nil {
+				continue
+			}
+			what := "not opened"
+			if out.GetQuarantined() {
+				what = "quarantined"
+			}
+			fmt.Fprintf(w, "\nreplica of partition %d on %s: %s since %s\n  why: %s\n", part.GetId(), names.name(r.GetNode()), what,
+				out.GetSince().AsTime().Format(time.RFC3339), out.GetReason())
+			if try := fmt.Sprintf("  on %s: %s\n", names.name(r.GetNode()), out.GetRemedy()); !slices.Contains(remedies, try) {
+				remedies = append(remedies, try)
+			}
+		}
+	}
+	if len(remedies) > 0 {
+		fmt.Fprintf(w, "\nrequests are answered by the other replicas; to have all of them again:\n%s", strings.Join(remedies, ""))
+	}
 }
 
 func showNodes(w io.Writer, s *capstanv1.GetStatusResponse) {

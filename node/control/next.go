@@ -25,6 +25,9 @@ type Observed struct {
 	Servers []Server
 	// Leaders is who leads each partition, as far as known: "" if not.
 	Leaders []partition.NodeID
+	// Lost names the nodes whose replica of a partition is out of service although
+	// they are alive: they cannot lead it.
+	Lost map[partition.ID][]partition.NodeID
 	// BootstrapExpect is this node's own setting; it counts only where
 	// [Settings] has none. 0: never place.
 	BootstrapExpect int
@@ -226,7 +229,13 @@ func transfers(o Observed) (steps []Step) {
 			leaders[p] = o.Leaders[p]
 		}
 	}
-	for _, t := range partition.PlanLeaders(leaders, o.State.Voters(), willing) {
+	voters := o.State.Voters()
+	for p, lost := range o.Lost {
+		if int(p) < len(voters) {
+			voters[p] = slices.DeleteFunc(voters[p], func(n partition.NodeID) bool { return slices.Contains(lost, n) })
+		}
+	}
+	for _, t := range partition.PlanLeaders(leaders, voters, willing) {
 		if len(steps) == MaxTransfersPerRound {
 			break
 		}

@@ -30,6 +30,8 @@ type Snapshot struct {
 	Store         TentativeStore
 	HeldBack      []HeldBack
 	LogDropped    uint64 // log lines that were not written
+	Quarantined   int    // replicas of this node that are out of service for good
+	Unopened      int    // replicas of this node that could not be opened at this start
 }
 
 // HeldBack is a node because of which partitions that this one leads have kept
@@ -174,6 +176,9 @@ var (
 	dbSlow        = gauge("pebble_disk_slow_total", "Disk operations reported as slow.", "database")
 	dbTables      = gauge("pebble_table_files", "Table files.", "database")
 
+	quarantined = gauge("quarantined_replicas", "Replicas of this node that were found wrong and are out of service for good.")
+	unopened    = gauge("unopened_replicas", "Replicas of this node that could not be opened; the next start tries again.")
+
 	tentativeBacklog = gauge("tentative_backlog", "Eventual writes held here that are not decided as far as this node knows.", "partition")
 	tentativeHints   = gauge("tentative_hints", "Of these, those that came as hints.", "partition")
 	tentativeOldest  = gauge("tentative_oldest_seconds", "Age of the oldest of these, by the accepting node's clock.", "partition")
@@ -203,7 +208,7 @@ var all = []*prometheus.Desc{
 	dbDisk, dbMem, dbCache, dbHits, dbMisses, dbCompactions, dbFlushes, dbDebt, dbWAL, dbL0, dbReadAmp, dbStalls, dbSlow, dbTables,
 	peerUp, peerConnects, peerDropped, peerFrames, peerBytes, chaosCut, chaosFor,
 	tentativeBacklog, tentativeHints, tentativeOldest, tentativeDisk, tentativeDiskMax, tentativeMem, tentativeMemMax,
-	superseded, conflictsListed, conflictsDropped, floorIndex, logDropped,
+	superseded, conflictsListed, conflictsDropped, floorIndex, logDropped, quarantined, unopened,
 }
 
 type collector struct{ snapshot func() Snapshot }
@@ -235,6 +240,8 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	set(chaosCut, float64(s.CutPeers))
 	set(chaosFor, s.CutFor.Seconds())
 	count(logDropped, float64(s.LogDropped))
+	set(quarantined, float64(s.Quarantined))
+	set(unopened, float64(s.Unopened))
 	group("control", s.Control)
 	for _, p := range s.Partitions {
 		group(p.ID, p.Group)

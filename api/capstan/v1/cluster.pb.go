@@ -9,6 +9,7 @@ package capstanv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -80,6 +81,67 @@ func (x NodeState) Number() protoreflect.EnumNumber {
 // Deprecated: Use NodeState.Descriptor instead.
 func (NodeState) EnumDescriptor() ([]byte, []int) {
 	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{0}
+}
+
+// ComparisonResult is what a comparison of replicas has found.
+type ComparisonResult int32
+
+const (
+	// Not known.
+	ComparisonResult_COMPARISON_RESULT_UNSPECIFIED ComparisonResult = 0
+	// All replicas of the partition answered, and are equal.
+	ComparisonResult_COMPARISON_RESULT_EQUAL ComparisonResult = 1
+	// Replicas differ.
+	ComparisonResult_COMPARISON_RESULT_DIFFERENT ComparisonResult = 2
+	// Those that answered are equal; some did not answer.
+	ComparisonResult_COMPARISON_RESULT_INCOMPLETE ComparisonResult = 3
+	// Some replicas have not finished.
+	ComparisonResult_COMPARISON_RESULT_PENDING ComparisonResult = 4
+)
+
+// Enum value maps for ComparisonResult.
+var (
+	ComparisonResult_name = map[int32]string{
+		0: "COMPARISON_RESULT_UNSPECIFIED",
+		1: "COMPARISON_RESULT_EQUAL",
+		2: "COMPARISON_RESULT_DIFFERENT",
+		3: "COMPARISON_RESULT_INCOMPLETE",
+		4: "COMPARISON_RESULT_PENDING",
+	}
+	ComparisonResult_value = map[string]int32{
+		"COMPARISON_RESULT_UNSPECIFIED": 0,
+		"COMPARISON_RESULT_EQUAL":       1,
+		"COMPARISON_RESULT_DIFFERENT":   2,
+		"COMPARISON_RESULT_INCOMPLETE":  3,
+		"COMPARISON_RESULT_PENDING":     4,
+	}
+)
+
+func (x ComparisonResult) Enum() *ComparisonResult {
+	p := new(ComparisonResult)
+	*p = x
+	return p
+}
+
+func (x ComparisonResult) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ComparisonResult) Descriptor() protoreflect.EnumDescriptor {
+	return file_capstan_v1_cluster_proto_enumTypes[1].Descriptor()
+}
+
+func (ComparisonResult) Type() protoreflect.EnumType {
+	return &file_capstan_v1_cluster_proto_enumTypes[1]
+}
+
+func (x ComparisonResult) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ComparisonResult.Descriptor instead.
+func (ComparisonResult) EnumDescriptor() ([]byte, []int) {
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{1}
 }
 
 // GetStatusRequest has no options.
@@ -355,8 +417,10 @@ type Partition struct {
 	CommitIndex uint64 `protobuf:"varint,5,opt,name=commit_index,json=commitIndex,proto3" json:"commit_index,omitempty"`
 	// Tentative writes known here that are not committed yet.
 	TentativeBacklog uint64 `protobuf:"varint,6,opt,name=tentative_backlog,json=tentativeBacklog,proto3" json:"tentative_backlog,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The last comparison of the replicas that is known here; unset: none.
+	Comparison    *Comparison `protobuf:"bytes,7,opt,name=comparison,proto3" json:"comparison,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Partition) Reset() {
@@ -431,6 +495,13 @@ func (x *Partition) GetTentativeBacklog() uint64 {
 	return 0
 }
 
+func (x *Partition) GetComparison() *Comparison {
+	if x != nil {
+		return x.Comparison
+	}
+	return nil
+}
+
 // Replica is one node's copy of a partition.
 type Replica struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -439,7 +510,9 @@ type Replica struct {
 	// Whether it has a vote; one that is still catching up has none.
 	Voter bool `protobuf:"varint,2,opt,name=voter,proto3" json:"voter,omitempty"`
 	// Log index up to which it has applied writes, as far as known here.
-	AppliedIndex  uint64 `protobuf:"varint,3,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	AppliedIndex uint64 `protobuf:"varint,3,opt,name=applied_index,json=appliedIndex,proto3" json:"applied_index,omitempty"`
+	// Set if it is out of service although its node runs.
+	Outage        *Outage `protobuf:"bytes,4,opt,name=outage,proto3" json:"outage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -495,6 +568,243 @@ func (x *Replica) GetAppliedIndex() uint64 {
 	return 0
 }
 
+func (x *Replica) GetOutage() *Outage {
+	if x != nil {
+		return x.Outage
+	}
+	return nil
+}
+
+// Outage is why a replica serves nothing although its node runs. Requests are
+// answered by other replicas.
+type Outage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It was found wrong, for good: later starts of the node do not open it either.
+	// Unset: it could not be opened; the next start tries again.
+	Quarantined bool `protobuf:"varint,1,opt,name=quarantined,proto3" json:"quarantined,omitempty"`
+	// What was found.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// When it was found, by the node's clock.
+	Since *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	// What to do about it.
+	Remedy        string `protobuf:"bytes,4,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Outage) Reset() {
+	*x = Outage{}
+	mi := &file_capstan_v1_cluster_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Outage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Outage) ProtoMessage() {}
+
+func (x *Outage) ProtoReflect() protoreflect.Message {
+	mi := &file_capstan_v1_cluster_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Outage.ProtoReflect.Descriptor instead.
+func (*Outage) Descriptor() ([]byte, []int) {
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Outage) GetQuarantined() bool {
+	if x != nil {
+		return x.Quarantined
+	}
+	return false
+}
+
+func (x *Outage) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Outage) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Outage) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
+}
+
+// Comparison is the replicas of a partition as they were after one log entry.
+type Comparison struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it has found.
+	Result ComparisonResult `protobuf:"varint,1,opt,name=result,proto3,enum=capstan.v1.ComparisonResult" json:"result,omitempty"`
+	// The log entry.
+	Index uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	// One for each replica.
+	Replicas []*ReplicaDigest `protobuf:"bytes,3,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	// When it ended, by the clock of the node that compared.
+	Time          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Comparison) Reset() {
+	*x = Comparison{}
+	mi := &file_capstan_v1_cluster_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Comparison) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Comparison) ProtoMessage() {}
+
+func (x *Comparison) ProtoReflect() protoreflect.Message {
+	mi := &file_capstan_v1_cluster_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Comparison.ProtoReflect.Descriptor instead.
+func (*Comparison) Descriptor() ([]byte, []int) {
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Comparison) GetResult() ComparisonResult {
+	if x != nil {
+		return x.Result
+	}
+	return ComparisonResult_COMPARISON_RESULT_UNSPECIFIED
+}
+
+func (x *Comparison) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Comparison) GetReplicas() []*ReplicaDigest {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+func (x *Comparison) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+// ReplicaDigest is one replica's part in a comparison.
+type ReplicaDigest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the node.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// SHA-256 of everything replicated: values, tombstones, and the record of
+	// eventual writes. Empty if the replica did not answer.
+	Digest []byte `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// How many records and bytes that is.
+	Records uint64 `protobuf:"varint,3,opt,name=records,proto3" json:"records,omitempty"`
+	Bytes   uint64 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Why there is no digest.
+	Refusal       string `protobuf:"bytes,5,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplicaDigest) Reset() {
+	*x = ReplicaDigest{}
+	mi := &file_capstan_v1_cluster_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplicaDigest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplicaDigest) ProtoMessage() {}
+
+func (x *ReplicaDigest) ProtoReflect() protoreflect.Message {
+	mi := &file_capstan_v1_cluster_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplicaDigest.ProtoReflect.Descriptor instead.
+func (*ReplicaDigest) Descriptor() ([]byte, []int) {
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ReplicaDigest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ReplicaDigest) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *ReplicaDigest) GetRecords() uint64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *ReplicaDigest) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *ReplicaDigest) GetRefusal() string {
+	if x != nil {
+		return x.Refusal
+	}
+	return ""
+}
+
 // LocateKeyRequest asks where a key lives.
 type LocateKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -506,7 +816,7 @@ type LocateKeyRequest struct {
 
 func (x *LocateKeyRequest) Reset() {
 	*x = LocateKeyRequest{}
-	mi := &file_capstan_v1_cluster_proto_msgTypes[5]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -518,7 +828,7 @@ func (x *LocateKeyRequest) String() string {
 func (*LocateKeyRequest) ProtoMessage() {}
 
 func (x *LocateKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_capstan_v1_cluster_proto_msgTypes[5]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -531,7 +841,7 @@ func (x *LocateKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocateKeyRequest.ProtoReflect.Descriptor instead.
 func (*LocateKeyRequest) Descriptor() ([]byte, []int) {
-	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{5}
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LocateKeyRequest) GetKey() []byte {
@@ -561,7 +871,7 @@ type LocateKeyResponse struct {
 
 func (x *LocateKeyResponse) Reset() {
 	*x = LocateKeyResponse{}
-	mi := &file_capstan_v1_cluster_proto_msgTypes[6]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -573,7 +883,7 @@ func (x *LocateKeyResponse) String() string {
 func (*LocateKeyResponse) ProtoMessage() {}
 
 func (x *LocateKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_capstan_v1_cluster_proto_msgTypes[6]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -586,7 +896,7 @@ func (x *LocateKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocateKeyResponse.ProtoReflect.Descriptor instead.
 func (*LocateKeyResponse) Descriptor() ([]byte, []int) {
-	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LocateKeyResponse) GetHash() uint64 {
@@ -641,7 +951,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_capstan_v1_cluster_proto_msgTypes[7]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -653,7 +963,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_capstan_v1_cluster_proto_msgTypes[7]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -666,7 +976,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Route) GetConsistency() Consistency {
@@ -708,7 +1018,7 @@ type DrainNodeRequest struct {
 
 func (x *DrainNodeRequest) Reset() {
 	*x = DrainNodeRequest{}
-	mi := &file_capstan_v1_cluster_proto_msgTypes[8]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -720,7 +1030,7 @@ func (x *DrainNodeRequest) String() string {
 func (*DrainNodeRequest) ProtoMessage() {}
 
 func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_capstan_v1_cluster_proto_msgTypes[8]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -733,7 +1043,7 @@ func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
 func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
-	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DrainNodeRequest) GetNode() string {
@@ -752,7 +1062,7 @@ type DrainNodeResponse struct {
 
 func (x *DrainNodeResponse) Reset() {
 	*x = DrainNodeResponse{}
-	mi := &file_capstan_v1_cluster_proto_msgTypes[9]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +1074,7 @@ func (x *DrainNodeResponse) String() string {
 func (*DrainNodeResponse) ProtoMessage() {}
 
 func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_capstan_v1_cluster_proto_msgTypes[9]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +1087,7 @@ func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNodeResponse.ProtoReflect.Descriptor instead.
 func (*DrainNodeResponse) Descriptor() ([]byte, []int) {
-	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 // RemoveNodeRequest names a node to take out.
@@ -793,7 +1103,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_capstan_v1_cluster_proto_msgTypes[10]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -805,7 +1115,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_capstan_v1_cluster_proto_msgTypes[10]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -818,7 +1128,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RemoveNodeRequest) GetNode() string {
@@ -844,7 +1154,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_capstan_v1_cluster_proto_msgTypes[11]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +1166,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_capstan_v1_cluster_proto_msgTypes[11]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +1179,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 // TransferLeadershipRequest asks for another leader.
@@ -885,7 +1195,7 @@ type TransferLeadershipRequest struct {
 
 func (x *TransferLeadershipRequest) Reset() {
 	*x = TransferLeadershipRequest{}
-	mi := &file_capstan_v1_cluster_proto_msgTypes[12]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -897,7 +1207,7 @@ func (x *TransferLeadershipRequest) String() string {
 func (*TransferLeadershipRequest) ProtoMessage() {}
 
 func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_capstan_v1_cluster_proto_msgTypes[12]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -910,7 +1220,7 @@ func (x *TransferLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{12}
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TransferLeadershipRequest) GetPartition() uint32 {
@@ -938,7 +1248,7 @@ type TransferLeadershipResponse struct {
 
 func (x *TransferLeadershipResponse) Reset() {
 	*x = TransferLeadershipResponse{}
-	mi := &file_capstan_v1_cluster_proto_msgTypes[13]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1260,7 @@ func (x *TransferLeadershipResponse) String() string {
 func (*TransferLeadershipResponse) ProtoMessage() {}
 
 func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_capstan_v1_cluster_proto_msgTypes[13]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1273,7 @@ func (x *TransferLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{13}
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TransferLeadershipResponse) GetLeader() string {
@@ -984,7 +1294,7 @@ type SetCutRequest struct {
 
 func (x *SetCutRequest) Reset() {
 	*x = SetCutRequest{}
-	mi := &file_capstan_v1_cluster_proto_msgTypes[14]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -996,7 +1306,7 @@ func (x *SetCutRequest) String() string {
 func (*SetCutRequest) ProtoMessage() {}
 
 func (x *SetCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_capstan_v1_cluster_proto_msgTypes[14]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1009,7 +1319,7 @@ func (x *SetCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetCutRequest.ProtoReflect.Descriptor instead.
 func (*SetCutRequest) Descriptor() ([]byte, []int) {
-	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{14}
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetCutRequest) GetNodes() []string {
@@ -1028,7 +1338,7 @@ type SetCutResponse struct {
 
 func (x *SetCutResponse) Reset() {
 	*x = SetCutResponse{}
-	mi := &file_capstan_v1_cluster_proto_msgTypes[15]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1040,7 +1350,7 @@ func (x *SetCutResponse) String() string {
 func (*SetCutResponse) ProtoMessage() {}
 
 func (x *SetCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_capstan_v1_cluster_proto_msgTypes[15]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1053,7 +1363,7 @@ func (x *SetCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetCutResponse.ProtoReflect.Descriptor instead.
 func (*SetCutResponse) Descriptor() ([]byte, []int) {
-	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{15}
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 // GetCutRequest has no options.
@@ -1065,7 +1375,7 @@ type GetCutRequest struct {
 
 func (x *GetCutRequest) Reset() {
 	*x = GetCutRequest{}
-	mi := &file_capstan_v1_cluster_proto_msgTypes[16]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1077,7 +1387,7 @@ func (x *GetCutRequest) String() string {
 func (*GetCutRequest) ProtoMessage() {}
 
 func (x *GetCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_capstan_v1_cluster_proto_msgTypes[16]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1090,7 +1400,7 @@ func (x *GetCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCutRequest.ProtoReflect.Descriptor instead.
 func (*GetCutRequest) Descriptor() ([]byte, []int) {
-	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{16}
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 // GetCutResponse is the answer to GetCutRequest.
@@ -1104,7 +1414,7 @@ type GetCutResponse struct {
 
 func (x *GetCutResponse) Reset() {
 	*x = GetCutResponse{}
-	mi := &file_capstan_v1_cluster_proto_msgTypes[17]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1116,7 +1426,7 @@ func (x *GetCutResponse) String() string {
 func (*GetCutResponse) ProtoMessage() {}
 
 func (x *GetCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_capstan_v1_cluster_proto_msgTypes[17]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1129,7 +1439,7 @@ func (x *GetCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCutResponse.ProtoReflect.Descriptor instead.
 func (*GetCutResponse) Descriptor() ([]byte, []int) {
-	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{17}
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetCutResponse) GetNodes() []string {
@@ -1144,7 +1454,7 @@ var File_capstan_v1_cluster_proto protoreflect.FileDescriptor
 const file_capstan_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x18capstan/v1/cluster.proto\x12\n" +
-	"capstan.v1\x1a\x13capstan/v1/kv.proto\"\x12\n" +
+	"capstan.v1\x1a\x13capstan/v1/kv.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n" +
 	"\x10GetStatusRequest\"\xfc\x01\n" +
 	"\x11GetStatusResponse\x12\x1d\n" +
 	"\n" +
@@ -1170,18 +1480,39 @@ const file_capstan_v1_cluster_proto_rawDesc = "" +
 	"\bcut_from\x18\t \x03(\tR\acutFrom\x12\x1d\n" +
 	"\n" +
 	"holds_back\x18\n" +
-	" \x01(\rR\tholdsBack\"\xc8\x01\n" +
+	" \x01(\rR\tholdsBack\"\x80\x02\n" +
 	"\tPartition\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12/\n" +
 	"\breplicas\x18\x02 \x03(\v2\x13.capstan.v1.ReplicaR\breplicas\x12\x16\n" +
 	"\x06leader\x18\x03 \x01(\tR\x06leader\x12\x12\n" +
 	"\x04term\x18\x04 \x01(\x04R\x04term\x12!\n" +
 	"\fcommit_index\x18\x05 \x01(\x04R\vcommitIndex\x12+\n" +
-	"\x11tentative_backlog\x18\x06 \x01(\x04R\x10tentativeBacklog\"X\n" +
+	"\x11tentative_backlog\x18\x06 \x01(\x04R\x10tentativeBacklog\x126\n" +
+	"\n" +
+	"comparison\x18\a \x01(\v2\x16.capstan.v1.ComparisonR\n" +
+	"comparison\"\x84\x01\n" +
 	"\aReplica\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05voter\x18\x02 \x01(\bR\x05voter\x12#\n" +
-	"\rapplied_index\x18\x03 \x01(\x04R\fappliedIndex\"$\n" +
+	"\rapplied_index\x18\x03 \x01(\x04R\fappliedIndex\x12*\n" +
+	"\x06outage\x18\x04 \x01(\v2\x12.capstan.v1.OutageR\x06outage\"\x8c\x01\n" +
+	"\x06Outage\x12 \n" +
+	"\vquarantined\x18\x01 \x01(\bR\vquarantined\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x16\n" +
+	"\x06remedy\x18\x04 \x01(\tR\x06remedy\"\xbf\x01\n" +
+	"\n" +
+	"Comparison\x124\n" +
+	"\x06result\x18\x01 \x01(\x0e2\x1c.capstan.v1.ComparisonResultR\x06result\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x125\n" +
+	"\breplicas\x18\x03 \x03(\v2\x19.capstan.v1.ReplicaDigestR\breplicas\x12.\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\x85\x01\n" +
+	"\rReplicaDigest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x18\n" +
+	"\arecords\x18\x03 \x01(\x04R\arecords\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x12\x18\n" +
+	"\arefusal\x18\x05 \x01(\tR\arefusal\"$\n" +
 	"\x10LocateKeyRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\"\xa4\x01\n" +
 	"\x11LocateKeyResponse\x12\x12\n" +
@@ -1219,7 +1550,13 @@ const file_capstan_v1_cluster_proto_rawDesc = "" +
 	"\x10NODE_STATE_ALIVE\x10\x01\x12\x13\n" +
 	"\x0fNODE_STATE_DEAD\x10\x02\x12\x17\n" +
 	"\x13NODE_STATE_DRAINING\x10\x03\x12\x13\n" +
-	"\x0fNODE_STATE_LEFT\x10\x042\xaa\x03\n" +
+	"\x0fNODE_STATE_LEFT\x10\x04*\xb4\x01\n" +
+	"\x10ComparisonResult\x12!\n" +
+	"\x1dCOMPARISON_RESULT_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17COMPARISON_RESULT_EQUAL\x10\x01\x12\x1f\n" +
+	"\x1bCOMPARISON_RESULT_DIFFERENT\x10\x02\x12 \n" +
+	"\x1cCOMPARISON_RESULT_INCOMPLETE\x10\x03\x12\x1d\n" +
+	"\x19COMPARISON_RESULT_PENDING\x10\x042\xaa\x03\n" +
 	"\x0eClusterService\x12M\n" +
 	"\tGetStatus\x12\x1c.capstan.v1.GetStatusRequest\x1a\x1d.capstan.v1.GetStatusResponse\"\x03\x90\x02\x01\x12M\n" +
 	"\tLocateKey\x12\x1c.capstan.v1.LocateKeyRequest\x1a\x1d.capstan.v1.LocateKeyResponse\"\x03\x90\x02\x01\x12H\n" +
@@ -1243,56 +1580,67 @@ func file_capstan_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_capstan_v1_cluster_proto_rawDescData
 }
 
-var file_capstan_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_capstan_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_capstan_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_capstan_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_capstan_v1_cluster_proto_goTypes = []any{
 	(NodeState)(0),                     // 0: capstan.v1.NodeState
-	(*GetStatusRequest)(nil),           // 1: capstan.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),          // 2: capstan.v1.GetStatusResponse
-	(*Node)(nil),                       // 3: capstan.v1.Node
-	(*Partition)(nil),                  // 4: capstan.v1.Partition
-	(*Replica)(nil),                    // 5: capstan.v1.Replica
-	(*LocateKeyRequest)(nil),           // 6: capstan.v1.LocateKeyRequest
-	(*LocateKeyResponse)(nil),          // 7: capstan.v1.LocateKeyResponse
-	(*Route)(nil),                      // 8: capstan.v1.Route
-	(*DrainNodeRequest)(nil),           // 9: capstan.v1.DrainNodeRequest
-	(*DrainNodeResponse)(nil),          // 10: capstan.v1.DrainNodeResponse
-	(*RemoveNodeRequest)(nil),          // 11: capstan.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),         // 12: capstan.v1.RemoveNodeResponse
-	(*TransferLeadershipRequest)(nil),  // 13: capstan.v1.TransferLeadershipRequest
-	(*TransferLeadershipResponse)(nil), // 14: capstan.v1.TransferLeadershipResponse
-	(*SetCutRequest)(nil),              // 15: capstan.v1.SetCutRequest
-	(*SetCutResponse)(nil),             // 16: capstan.v1.SetCutResponse
-	(*GetCutRequest)(nil),              // 17: capstan.v1.GetCutRequest
-	(*GetCutResponse)(nil),             // 18: capstan.v1.GetCutResponse
-	(Consistency)(0),                   // 19: capstan.v1.Consistency
+	(ComparisonResult)(0),              // 1: capstan.v1.ComparisonResult
+	(*GetStatusRequest)(nil),           // 2: capstan.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),          // 3: capstan.v1.GetStatusResponse
+	(*Node)(nil),                       // 4: capstan.v1.Node
+	(*Partition)(nil),                  // 5: capstan.v1.Partition
+	(*Replica)(nil),                    // 6: capstan.v1.Replica
+	(*Outage)(nil),                     // 7: capstan.v1.Outage
+	(*Comparison)(nil),                 // 8: capstan.v1.Comparison
+	(*ReplicaDigest)(nil),              // 9: capstan.v1.ReplicaDigest
+	(*LocateKeyRequest)(nil),           // 10: capstan.v1.LocateKeyRequest
+	(*LocateKeyResponse)(nil),          // 11: capstan.v1.LocateKeyResponse
+	(*Route)(nil),                      // 12: capstan.v1.Route
+	(*DrainNodeRequest)(nil),           // 13: capstan.v1.DrainNodeRequest
+	(*DrainNodeResponse)(nil),          // 14: capstan.v1.DrainNodeResponse
+	(*RemoveNodeRequest)(nil),          // 15: capstan.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),         // 16: capstan.v1.RemoveNodeResponse
+	(*TransferLeadershipRequest)(nil),  // 17: capstan.v1.TransferLeadershipRequest
+	(*TransferLeadershipResponse)(nil), // 18: capstan.v1.TransferLeadershipResponse
+	(*SetCutRequest)(nil),              // 19: capstan.v1.SetCutRequest
+	(*SetCutResponse)(nil),             // 20: capstan.v1.SetCutResponse
+	(*GetCutRequest)(nil),              // 21: capstan.v1.GetCutRequest
+	(*GetCutResponse)(nil),             // 22: capstan.v1.GetCutResponse
+	(*timestamppb.Timestamp)(nil),      // 23: google.protobuf.Timestamp
+	(Consistency)(0),                   // 24: capstan.v1.Consistency
 }
 var file_capstan_v1_cluster_proto_depIdxs = []int32{
-	3,  // 0: capstan.v1.GetStatusResponse.nodes:type_name -> capstan.v1.Node
-	4,  // 1: capstan.v1.GetStatusResponse.partitions:type_name -> capstan.v1.Partition
+	4,  // 0: capstan.v1.GetStatusResponse.nodes:type_name -> capstan.v1.Node
+	5,  // 1: capstan.v1.GetStatusResponse.partitions:type_name -> capstan.v1.Partition
 	0,  // 2: capstan.v1.Node.state:type_name -> capstan.v1.NodeState
-	5,  // 3: capstan.v1.Partition.replicas:type_name -> capstan.v1.Replica
-	8,  // 4: capstan.v1.LocateKeyResponse.routes:type_name -> capstan.v1.Route
-	19, // 5: capstan.v1.Route.consistency:type_name -> capstan.v1.Consistency
-	1,  // 6: capstan.v1.ClusterService.GetStatus:input_type -> capstan.v1.GetStatusRequest
-	6,  // 7: capstan.v1.ClusterService.LocateKey:input_type -> capstan.v1.LocateKeyRequest
-	9,  // 8: capstan.v1.ClusterService.DrainNode:input_type -> capstan.v1.DrainNodeRequest
-	11, // 9: capstan.v1.ClusterService.RemoveNode:input_type -> capstan.v1.RemoveNodeRequest
-	13, // 10: capstan.v1.ClusterService.TransferLeadership:input_type -> capstan.v1.TransferLeadershipRequest
-	15, // 11: capstan.v1.ChaosService.SetCut:input_type -> capstan.v1.SetCutRequest
-	17, // 12: capstan.v1.ChaosService.GetCut:input_type -> capstan.v1.GetCutRequest
-	2,  // 13: capstan.v1.ClusterService.GetStatus:output_type -> capstan.v1.GetStatusResponse
-	7,  // 14: capstan.v1.ClusterService.LocateKey:output_type -> capstan.v1.LocateKeyResponse
-	10, // 15: capstan.v1.ClusterService.DrainNode:output_type -> capstan.v1.DrainNodeResponse
-	12, // 16: capstan.v1.ClusterService.RemoveNode:output_type -> capstan.v1.RemoveNodeResponse
-	14, // 17: capstan.v1.ClusterService.TransferLeadership:output_type -> capstan.v1.TransferLeadershipResponse
-	16, // 18: capstan.v1.ChaosService.SetCut:output_type -> capstan.v1.SetCutResponse
-	18, // 19: capstan.v1.ChaosService.GetCut:output_type -> capstan.v1.GetCutResponse
-	13, // [13:20] is the sub-list for method output_type
-	6,  // [6:13] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	6,  // 3: capstan.v1.Partition.replicas:type_name -> capstan.v1.Replica
+	8,  // 4: capstan.v1.Partition.comparison:type_name -> capstan.v1.Comparison
+	7,  // 5: capstan.v1.Replica.outage:type_name -> capstan.v1.Outage
+	23, // 6: capstan.v1.Outage.since:type_name -> google.protobuf.Timestamp
+	1,  // 7: capstan.v1.Comparison.result:type_name -> capstan.v1.ComparisonResult
+	9,  // 8: capstan.v1.Comparison.replicas:type_name -> capstan.v1.ReplicaDigest
+	23, // 9: capstan.v1.Comparison.time:type_name -> google.protobuf.Timestamp
+	12, // 10: capstan.v1.LocateKeyResponse.routes:type_name -> capstan.v1.Route
+	24, // 11: capstan.v1.Route.consistency:type_name -> capstan.v1.Consistency
+	2,  // 12: capstan.v1.ClusterService.GetStatus:input_type -> capstan.v1.GetStatusRequest
+	10, // 13: capstan.v1.ClusterService.LocateKey:input_type -> capstan.v1.LocateKeyRequest
+	13, // 14: capstan.v1.ClusterService.DrainNode:input_type -> capstan.v1.DrainNodeRequest
+	15, // 15: capstan.v1.ClusterService.RemoveNode:input_type -> capstan.v1.RemoveNodeRequest
+	17, // 16: capstan.v1.ClusterService.TransferLeadership:input_type -> capstan.v1.TransferLeadershipRequest
+	19, // 17: capstan.v1.ChaosService.SetCut:input_type -> capstan.v1.SetCutRequest
+	21, // 18: capstan.v1.ChaosService.GetCut:input_type -> capstan.v1.GetCutRequest
+	3,  // 19: capstan.v1.ClusterService.GetStatus:output_type -> capstan.v1.GetStatusResponse
+	11, // 20: capstan.v1.ClusterService.LocateKey:output_type -> capstan.v1.LocateKeyResponse
+	14, // 21: capstan.v1.ClusterService.DrainNode:output_type -> capstan.v1.DrainNodeResponse
+	16, // 22: capstan.v1.ClusterService.RemoveNode:output_type -> capstan.v1.RemoveNodeResponse
+	18, // 23: capstan.v1.ClusterService.TransferLeadership:output_type -> capstan.v1.TransferLeadershipResponse
+	20, // 24: capstan.v1.ChaosService.SetCut:output_type -> capstan.v1.SetCutResponse
+	22, // 25: capstan.v1.ChaosService.GetCut:output_type -> capstan.v1.GetCutResponse
+	19, // [19:26] is the sub-list for method output_type
+	12, // [12:19] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_capstan_v1_cluster_proto_init() }
@@ -1306,8 +1654,8 @@ func file_capstan_v1_cluster_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_capstan_v1_cluster_proto_rawDesc), len(file_capstan_v1_cluster_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   18,
+			NumEnums:      2,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
