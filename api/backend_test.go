@@ -286,6 +286,7 @@ type edgeServer struct {
 	*memory
 	url, addr string
 	observer  *recorder
+	budgets   *Budgets
 	http1     *http.Client
 	h2c       *http.Client
 }
@@ -303,6 +304,7 @@ func startEdge(t testing.TB, change ...func(*Config)) *edgeServer {
 	for _, f := range change {
 		f(&config)
 	}
+	s.budgets = config.Budgets
 	server := NewServer(NewHandler(config))
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -115,7 +115,7 @@ func (o *operations) one(ctx context.Context, op *capstanv1.Operation, session s
 			return fail(err)
 		}
 		op.Get.Session = session
-		got, err := o.get(ctx, op.Get)
+		got, err := o.get(WithAdmit(ctx, answers.admit), op.Get)
 		if err != nil {
 			_ = answers.end(0) // nothing always fits
 			return fail(err)
@@ -156,6 +156,9 @@ func notStarted(cause error) error {
 // read: a version, an error, the names of fields in JSON.
 const resultOverhead = 512
 
+// resultBytes is what a result takes up beside its value, as a rule.
+const resultBytes = 128
+
 // readAhead is put aside for each read of a batch that is under way, in bytes: as
 // many as run at a time fit into one message if they find no more than that.
 const readAhead = MaxMessageSize / batchConcurrency
@@ -184,7 +187,8 @@ func newAnswerBudget(ctx context.Context, results int) (*answerBudget, error) {
 		return b, nil
 	}
 	b.json = call.json
-	if err := call.guard.claimAnswer(2 * fixed); err != nil {
+	// In any case more than is free, so that there is a claim for values to grow.
+	if err := call.guard.claimAnswer(max(results*resultBytes, freeAnswer+1)); err != nil {
 		return nil, err
 	}
 	b.claim = call.guard.answer
@@ -207,6 +211,23 @@ func (b *answerBudget) begin() error {
 	return nil
 }
 
+// admit says before a value is made whether there may be room for it; end takes it.
+func (b *answerBudget) admit(n int) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n > b.left+readAhead && b.full == nil {
+		b.full = tooLargeTogether()
+	}
+	if b.full != nil {
+		return b.full
+	}
+	return nil
+}
+
+func tooLargeTogether() *failure {
+	return refuse(replication.ValueTooLarge, "the batch's answers together are over 4 MiB; try: this key in another batch")
+}
+
 // end takes room for a value of n bytes that was read. The error is a *failure.
 func (b *answerBudget) end(n int) error {
 	b.mu.Lock()
@@ -218,7 +239,7 @@ func (b *answerBudget) end(n int) error {
 		n += n/3 + 1
 	}
 	if n > b.left {
-		b.full = refuse(replication.ValueTooLarge, "the batch's answers together are over 4 MiB; try: this key in another batch")
+		b.full = tooLargeTogether()
 		return b.full
 	}
 	if b.claim != nil {

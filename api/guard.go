@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -137,6 +138,28 @@ func (g *guard) claimAnswer(bytes int) error {
 	}
 	g.wait(g.answer)
 	return nil
+}
+
+type admitKey struct{}
+
+// WithAdmit has [Admit] ask admit.
+func WithAdmit(ctx context.Context, admit func(bytes int) error) context.Context {
+	return context.WithValue(ctx, admitKey{}, admit)
+}
+
+// Admit is what a backend asks before it makes a value of so many bytes for an answer:
+// where many read large values at a time, there may be no room for all of them. The
+// error is to be returned as it is; see [Refused]. Nil: nobody has to be asked.
+func Admit(ctx context.Context) func(bytes int) error {
+	admit, _ := ctx.Value(admitKey{}).(func(bytes int) error)
+	return admit
+}
+
+// Refused reports whether an error is one of [Admit].
+func Refused(err error) bool {
+	var f *failure
+	var e *replication.Error
+	return errors.As(err, &f) || errors.As(err, &e)
 }
 
 // wait has the answer broken off when the client stops to take it.

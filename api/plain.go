@@ -128,7 +128,7 @@ func (c *plainCall) parse() (err error) {
 }
 
 func (c *plainCall) get(ctx context.Context) error {
-	got, err := c.ops.get(ctx, &capstanv1.GetRequest{
+	got, err := c.ops.get(WithAdmit(ctx, c.w.claimAnswer), &capstanv1.GetRequest{
 		Key: c.key, Consistency: c.options.level, MaxStaleness: c.options.maxStaleness,
 		Replicas: c.options.replicas, Session: c.session,
 	})

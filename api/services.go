@@ -18,7 +18,8 @@ type kvService struct{ ops *operations }
 var _ capstanv1connect.KVServiceHandler = kvService{}
 
 func (s kvService) Get(ctx context.Context, r *capstanv1.GetRequest) (*capstanv1.GetResponse, error) {
-	return s.ops.get(ctx, r)
+	// Twice: the message, and what it is encoded to.
+	return s.ops.get(WithAdmit(ctx, func(bytes int) error { return callOf(ctx).guard.claimAnswer(2 * bytes) }), r)
 }
 
 func (s kvService) Put(ctx context.Context, r *capstanv1.PutRequest) (*capstanv1.PutResponse, error) {

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/capstan-kv/capstan/api"
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
 	"github.com/capstan-kv/capstan/budget"
 	"github.com/capstan-kv/capstan/partition"
@@ -133,6 +134,12 @@ func (s *hopServer) bounded(ctx context.Context, from partition.NodeID, frame []
 		return nil, overloaded(err)
 	}
 	defer claim.Close()
+	ctx = api.WithAdmit(ctx, func(bytes int) error {
+		if err := claim.Grow(int64(bytes)); err != nil {
+			return overloaded(err)
+		}
+		return nil
+	})
 	answer, err := s.answer(ctx, frame)
 	if len(answer) > smallAnswer && s.backlog(from)+int64(len(answer)) > s.mostBacklog {
 		return nil, overloaded(fmt.Errorf("answers of over %d MiB wait to be sent to the node that asked", s.mostBacklog/mib))

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/capstan-kv/capstan/api"
 	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
 	"github.com/capstan-kv/capstan/replication"
 	"github.com/capstan-kv/capstan/replication/session"
@@ -55,7 +56,10 @@ func (h *replica) get(ctx context.Context, req *capstanv1.GetRequest) (*capstanv
 	if err != nil {
 		return nil, err
 	}
-	value, found, err := h.state.Get(req.GetKey())
+	value, found, err := h.state.GetAdmitted(req.GetKey(), api.Admit(ctx))
+	if api.Refused(err) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, h.unread(err)
 	}

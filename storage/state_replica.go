@@ -135,6 +135,12 @@ var keyBuffers = sync.Pool{New: func() any {
 // if the key was deleted, so a key has a value if found && !Tombstone. Bytes is the
 // caller's to keep.
 func (r *ReplicaState) Get(key []byte) (v Value, found bool, err error) {
+	return r.GetAdmitted(key, nil)
+}
+
+// GetAdmitted is Get that asks admit, if it is not nil, before it copies a value of so
+// many bytes. An error of admit's is returned as it is.
+func (r *ReplicaState) GetAdmitted(key []byte, admit func(bytes int) error) (v Value, found bool, err error) {
 	if len(key) == 0 || len(key) > MaxKeyBytes {
 		return Value{}, false, fmt.Errorf("key of %d bytes", len(key))
 	}
@@ -152,6 +158,11 @@ func (r *ReplicaState) Get(key []byte) (v Value, found bool, err error) {
 	}
 	if closer == nil {
 		return Value{}, false, err
+	}
+	if admit != nil {
+		if err := admit(len(v.Bytes)); err != nil {
+			return Value{}, false, errors.Join(err, closer.Close())
+		}
 	}
 	bytes := make([]byte, len(v.Bytes))
 	copy(bytes, v.Bytes)
