@@ -61,6 +61,11 @@ func (j journal) transport(e transport.Event) {
 	case transport.Rejected:
 		j.log.Warn("a Raft message of a peer was refused as invalid; others of the next seconds are not logged",
 			"peer", e.Peer, "replica", e.Replica, "err", e.Err)
+	case transport.Disowned:
+		j.log.Warn("a replica of a peer has lost what it had acknowledged: it does not count here, and its node is told to stop",
+			"peer", e.Peer, "replica", replicaName(e.Replica), "loss", e.Loss)
+	case transport.Refuted:
+		j.log.Error("a peer knows that this data directory is an older copy", "peer", e.Peer, "replica", replicaName(e.Replica), "loss", e.Loss)
 	case transport.Panicked:
 		j.log.Error("handling a message of a peer panicked; its connection was closed",
 			"peer", e.Peer, "doing", e.Doing, "panic", e.Value, "stack", string(e.Stack))

@@ -257,14 +257,22 @@ func (n *Node) openPeers() (err error) {
 		allow = n.cuts.Allow
 		n.tasks.Go(n.remindOfCut)
 	}
+	book, err := openBook(n.log)
+	if err != nil {
+		return fmt.Errorf("data directory %s: %w", n.config.DataDir, err)
+	}
 	if n.transport, err = transport.New(transport.Config{
+		Book: book,
 		Self: n.id, Cluster: n.identity.ClusterID, Incarnation: n.incarnation, Start: n.identity.Starts(),
 		Listener: n.sockets.peer, Dial: n.config.Network.Dial, Resolve: n.resolve, Admit: n.admit, Allow: allow,
 		Events: n.onTransportEvent,
 	}); err != nil {
 		return err
 	}
+	keeper := &bookKeeper{book: book, log: n.log, journal: n.journal}
+	n.onClose(keeper.close)
 	n.onClose(n.transport.Close)
+	n.background(func() { keeper.run(n.ctx, n.gone) })
 	if n.host, err = replication.NewHost(replication.HostConfig{
 		Self: n.id, Peers: peers{n.transport}, Events: n.onReplication, Elapsed: n.config.Elapsed,
 		Proposals: n.budgets.proposals, Recent: n.limits.recent,

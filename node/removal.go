@@ -129,7 +129,12 @@ func definite(err error) bool {
 // what it would go on accepting would be lost.
 func (n *Node) onTransportEvent(e transport.Event) {
 	n.journal.transport(e)
-	if refused, ok := e.(transport.Refused); ok && errors.Is(refused.Err, transport.ErrRemoved) {
-		n.refuse(refused.Peer, "node "+string(n.id)+" was removed from the cluster")
+	switch e := e.(type) {
+	case transport.Refused:
+		if errors.Is(e.Err, transport.ErrRemoved) {
+			n.refuse(e.Peer, "node "+string(n.id)+" was removed from the cluster")
+		}
+	case transport.Refuted:
+		n.refuse(e.Peer, refutation(e))
 	}
 }

@@ -236,7 +236,7 @@ func (h *Host) confirmRound(reads []confirmation) {
 		for i, g := range a.groups {
 			t := tallies[g]
 			t.outstanding--
-			if a.err == nil && a.terms[i].exists {
+			if a.err == nil && a.terms[i].exists && h.peers.Counted(a.node, a.replicas[i]) {
 				if a.terms[i].term <= t.term {
 					t.confirmations++
 				} else {

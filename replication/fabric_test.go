@@ -11,6 +11,8 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/replication/knowledge"
+	"github.com/capstan-kv/capstan/storage"
 )
 
 var errCut = errors.New("link is cut")
@@ -148,6 +150,8 @@ func (n *fabricNode) LastHeard(node partition.NodeID) (time.Duration, bool) {
 	at, ok := n.heard[node]
 	return time.Since(at), ok
 }
+
+func (n *fabricNode) Counted(partition.NodeID, storage.Replica) bool { return true }
 
 func (n *fabricNode) Call(ctx context.Context, to partition.NodeID, kind uint8, payload []byte) ([]byte, error) {
 	type result struct {
@@ -371,10 +375,11 @@ func (t *fabricTransport) Inject(command any) (any, error) {
 	}
 }
 
-func (t *fabricTransport) SetContent(func([]byte) error) {}
-func (t *fabricTransport) SetFull(f func() bool)         { t.full.Store(&f) }
-func (t *fabricTransport) Consumer() <-chan raft.RPC     { return t.consumer }
-func (t *fabricTransport) LocalAddr() raft.ServerAddress { return t.addr }
+func (t *fabricTransport) Introduce(knowledge.Claim, raft.ServerID) {}
+func (t *fabricTransport) SetContent(func([]byte) error)            {}
+func (t *fabricTransport) SetFull(f func() bool)                    { t.full.Store(&f) }
+func (t *fabricTransport) Consumer() <-chan raft.RPC                { return t.consumer }
+func (t *fabricTransport) LocalAddr() raft.ServerAddress            { return t.addr }
 func (t *fabricTransport) EncodePeer(_ raft.ServerID, a raft.ServerAddress) []byte {
 	if f := t.encoding.Load(); f != nil {
 		(*f)()

@@ -219,7 +219,7 @@ func (h *Host) canvass(groups []*Group) {
 	for range asked {
 		q := <-done
 		for i, c := range q.canvassers {
-			if q.err == nil {
+			if q.err == nil && c.group.counted(q.members[i]) {
 				c.answered(q.members[i], q.answers[i])
 			}
 			if c.open--; q.likely[i] {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/capstan-kv/capstan/replication/knowledge"
 	"github.com/capstan-kv/capstan/storage"
 )
 
@@ -37,6 +38,10 @@ type Transport interface {
 	// Inject hands a request to the replica's own Raft, as if it had come from
 	// a peer, and waits for the answer, a bounded time.
 	Inject(command any) (response any, err error)
+	// Introduce says what the replica's disk held when it was opened, and for whom
+	// it voted last. Peers compare it with what the replica has acknowledged to them.
+	// It is called once, before Raft is started.
+	Introduce(c knowledge.Claim, candidate raft.ServerID)
 	// SetContent sets what says whether the data of a command entry may enter the
 	// log: an append with one that may not is refused.
 	SetContent(check func(data []byte) error)
@@ -175,6 +180,11 @@ func (g *Group) start(c GroupConfig) error {
 		return err
 	}
 	c.Transport.SetContent(contentCheck(c.Machine))
+	claim, candidate, err := claimOf(c.Store, c.Snapshots)
+	if err != nil {
+		return err
+	}
+	c.Transport.Introduce(claim, candidate)
 	checked := &checkedLog{LogStore: c.Store}
 	g.recent.LogStore = checked
 	g.raft, err = checked.open(func() (*raft.Raft, error) {

@@ -29,6 +29,10 @@ type Peers interface {
 	// must be kept alive often enough for this to tell the living from the dead
 	// within an election timeout.
 	LastHeard(node partition.NodeID) (ago time.Duration, ok bool)
+	// Counted reports whether what a replica of node says counts. It does not if the
+	// replica has lost something that it had acknowledged to this node, or has not
+	// said yet what its disk holds.
+	Counted(node partition.NodeID, r storage.Replica) bool
 }
 
 // HostConfig says how all groups of a node behave.

@@ -133,7 +133,7 @@ func (h *Host) handleNotice(_ context.Context, from partition.NodeID, payload []
 		return nil, err
 	}
 	for _, n := range notices {
-		if g := h.serving(n.to); g != nil {
+		if g := h.serving(n.to); g != nil && g.counted(Member{Node: from, Generation: n.from}) {
 			g.learner.learn(Member{Node: from, Generation: n.from}, n.notice)
 		}
 	}

@@ -160,6 +160,9 @@ func (h *Host) askIndexes(node partition.NodeID, requests []indexRequest) {
 		}
 		answer := answers[at[r.replica()]]
 		result := answer.result()
+		if result.err == nil && !r.group.counted(r.leader) {
+			result = indexResult{err: errUnconfirmed}
+		}
 		if result.err == nil {
 			r.group.learner.learn(r.leader, answer.notice)
 			r.group.remember(began, result.index)

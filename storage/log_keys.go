@@ -11,6 +11,7 @@ import (
 //
 //	01 "node"                                   identity: format, node id
 //	02 group:4 generation:4                     this generation was destroyed
+//	03 group:4 generation:4 node                what that replica of another node has shown
 //	10 group:4 generation:4 01                  this replica was bootstrapped
 //	10 group:4 generation:4 02 name             a stable value
 //	10 group:4 generation:4 03 index:8          a log entry
@@ -29,6 +30,7 @@ import (
 const (
 	logSpaceNode      = 0x01
 	logSpaceDestroyed = 0x02
+	logSpacePeers     = 0x03
 	logSpaceReplica   = 0x10
 	logSpaceTentative = 0x20
 

@@ -86,7 +86,7 @@ func (t *Transport) welcome(conn net.Conn) (partition.NodeID, error) {
 	if !p.accept(l) {
 		// Not a failure: this side's own dial is the one connection.
 		_, _ = refuse(refusedUseMine, errUseMine)
-		_ = conn.Close()
+		l.fail(errUseMine)
 		return from, nil
 	}
 	// The link stands in its place before the answer leaves, so that no dial

@@ -11,8 +11,16 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/replication/knowledge"
 	"github.com/capstan-kv/capstan/storage"
 )
+
+// open is a replica's transport, introduced as a new one.
+func open(t *Transport, r storage.Replica) *GroupTransport {
+	g := t.Group(r)
+	g.Introduce(knowledge.Claim{}, "")
+	return g
+}
 
 // lonely is a transport with one link whose other end nobody reads.
 func lonely() (*Transport, *link) {
@@ -25,14 +33,14 @@ func lonely() (*Transport, *link) {
 		panic(err)
 	}
 	t.Handle(kindEcho, func(_ context.Context, _ partition.NodeID, p []byte) ([]byte, error) { return p, nil })
-	_ = t.Group(storage.Replica{Group: 1, Generation: 3})
+	_ = open(t, storage.Replica{Group: 1, Generation: 3})
 	c, _ := net.Pipe()
 	return t, newLink(t.peer("n2"), c, Hello{From: "n2"}, true)
 }
 
 func loopback(b *testing.B) (*Transport, *Transport) {
 	addr := map[partition.NodeID]string{}
-	open := func(id partition.NodeID) *Transport {
+	begin := func(id partition.NodeID) *Transport {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			b.Fatal(err)
@@ -52,7 +60,7 @@ func loopback(b *testing.B) (*Transport, *Transport) {
 		b.Cleanup(func() { _ = t.Close() })
 		return t
 	}
-	return open("a"), open("b")
+	return begin("a"), begin("b")
 }
 
 func batch() *raft.AppendEntriesRequest {
@@ -94,8 +102,8 @@ func BenchmarkCall(b *testing.B) {
 func BenchmarkAppendEntries(b *testing.B) {
 	one, two := loopback(b)
 	r := storage.Replica{Group: 1, Generation: 1}
-	g := one.Group(r)
-	defer serve(two.Group(r), success)()
+	g := open(one, r)
+	defer serve(open(two, r), success)()
 	args := batch()
 	b.Run("alone", func(b *testing.B) {
 		b.ReportAllocs()

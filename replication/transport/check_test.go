@@ -88,7 +88,7 @@ func TestHostileRequestsDoNotReachRaft(t *testing.T) {
 				network := memnet.New()
 				a, b := start(t, network, "a", nil), start(t, network, "b", nil)
 				r := storage.Replica{Group: 1, Generation: 1}
-				ga, gb := a.Group(r), b.Group(r)
+				ga, gb := open(a.Transport, r), open(b.Transport, r)
 				gb.SetStager(&spool{})
 				gb.SetContent(func(data []byte) error {
 					if string(data) == "unknown" {
@@ -125,7 +125,7 @@ func TestHostileAnswersDoNotReachRaft(t *testing.T) {
 		network := memnet.New()
 		a, b := start(t, network, "a", nil), start(t, network, "b", nil)
 		r := storage.Replica{Group: 1, Generation: 1}
-		ga, gb := a.Group(r), b.Group(r)
+		ga, gb := open(a.Transport, r), open(b.Transport, r)
 		gb.SetStager(&spool{})
 		const far = math.MaxUint64
 		defer serve(gb, func(rpc raft.RPC) {
@@ -160,7 +160,7 @@ func TestTermsRiseByBoundedSteps(t *testing.T) {
 		network := memnet.New()
 		a, b := start(t, network, "a", nil), start(t, network, "b", nil)
 		r := storage.Replica{Group: 1, Generation: 1}
-		ga, gb := a.Group(r), b.Group(r)
+		ga, gb := open(a.Transport, r), open(b.Transport, r)
 		defer serve(gb, success)()
 		beat := func(term uint64) error {
 			return send(ga, ServerID("b", 1), &raft.AppendEntriesRequest{Term: term})
@@ -234,7 +234,7 @@ func TestPanicsEndTheConnectionOnly(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				network := memnet.New()
 				a, b := start(t, network, "a", nil), start(t, network, "b", nil)
-				ga, gb := a.Group(r), b.Group(r)
+				ga, gb := open(a.Transport, r), open(b.Transport, r)
 				gb.SetStager(panickingStager{})
 				gb.SetContent(func([]byte) error { panic("check") })
 				b.Handle(kindPanic, panics)
@@ -284,7 +284,7 @@ func FuzzDeliver(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	g := t.Group(r)
+	g := open(t, r)
 	cfg := raft.DefaultConfig()
 	cfg.LocalID, cfg.LogOutput = ServerID("b", 1), io.Discard
 	store := raft.NewInmemStore()

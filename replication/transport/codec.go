@@ -30,6 +30,11 @@ type envelope struct {
 	kind     rpcKind
 }
 
+// sender is the replica that speaks.
+func (e envelope) sender() storage.Replica {
+	return storage.Replica{Group: e.group, Generation: e.from}
+}
+
 const (
 	entryHeader  = 33
 	appendHeader = 13 + 1 + 4*8 + 4

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/replication/knowledge"
 	"github.com/capstan-kv/capstan/storage"
 )
 
@@ -69,12 +70,14 @@ type Config struct {
 	// them. It is asked for each frame. Nil allows all. Whoever changes what it
 	// answers may say so by [Transport.Sever] and [Transport.Reconnect].
 	Allow func(from, to partition.NodeID) bool
+	// Book keeps what the peers' replicas have shown; nil: a new one, in memory.
+	Book *knowledge.Book
 	// Events hears of what happens; nil: nobody. It must not block.
 	Events func(Event)
 }
 
 // Event is one of [Connected], [Disconnected], [Refused], [DialFailed],
-// [Rejected] and [Panicked].
+// [Rejected], [Panicked], [Refuted] and [Disowned].
 type Event any
 
 // Connected: a connection to Peer is open. Dialed says that this side did it.

@@ -53,6 +53,8 @@ const (
 	msgSnapshotEnd
 	msgSnapshotAbort
 	msgSnapshotAck
+	msgIntroduce
+	msgRefute
 	msgTypes
 )
 

@@ -34,17 +34,18 @@ var (
 // for such requests before it closes its transport: call Close right after
 // starting the shutdown.
 type GroupTransport struct {
-	t       *Transport
-	replica storage.Replica
-	local   string
-	inbox   chan raft.RPC
-	closed  chan struct{}
-	content atomic.Pointer[func(command []byte) error]
-	own     ownTerm
-	full    atomic.Pointer[func() bool]
-	bytes   atomic.Int64 // in the inbox
-	targets sync.Map     // raft.ServerID -> target
-	wg      sync.WaitGroup
+	t          *Transport
+	replica    storage.Replica
+	local      string
+	inbox      chan raft.RPC
+	closed     chan struct{}
+	introduced atomic.Pointer[introduced]
+	content    atomic.Pointer[func(command []byte) error]
+	own        ownTerm
+	full       atomic.Pointer[func() bool]
+	bytes      atomic.Int64 // in the inbox
+	targets    sync.Map     // raft.ServerID -> target
+	wg         sync.WaitGroup
 
 	mu        sync.Mutex
 	isClosed  bool
@@ -233,6 +234,11 @@ func (g *GroupTransport) target(id raft.ServerID) (target, error) {
 	return to, err
 }
 
+// replica is the target in g's group.
+func (to target) replica(g *GroupTransport) storage.Replica {
+	return storage.Replica{Group: g.replica.Group, Generation: to.generation}
+}
+
 // outgoing begins a request to a replica.
 func (g *GroupTransport) outgoing(l *link, to target, kind rpcKind, c class) *outgoing {
 	o := newOutgoing(msgRaft, c, l.nextID.Add(1))
@@ -241,7 +247,7 @@ func (g *GroupTransport) outgoing(l *link, to target, kind rpcKind, c class) *ou
 }
 
 // request is a round trip that ends early when the group closes.
-func (g *GroupTransport) request(id raft.ServerID, kind rpcKind, c class, encode func([]byte) []byte, response any) error {
+func (g *GroupTransport) request(id raft.ServerID, kind rpcKind, c class, args any, encode func([]byte) []byte, response any) error {
 	to, err := g.target(id)
 	if err != nil {
 		return err
@@ -260,6 +266,7 @@ func (g *GroupTransport) request(id raft.ServerID, kind rpcKind, c class, encode
 	o := g.outgoing(l, to, kind, c)
 	o.payload = encode(o.payload)
 	r := l.t.replies.Get().(*reply)
+	r.asked = asked{l, g, to.replica(g), args}
 	body, err := l.await(o, r, g.closed, timer.C)
 	if err != nil {
 		return err
@@ -283,12 +290,12 @@ func (l *link) await(o *outgoing, r *reply, closed <-chan struct{}, timeout <-ch
 	id := o.id
 	if err := l.expect(id, r); err != nil {
 		o.free()
-		l.t.replies.Put(r)
+		l.t.free(r)
 		return nil, err
 	}
 	if err := l.send(o, closed); err != nil {
 		if l.forget(id) {
-			l.t.replies.Put(r)
+			l.t.free(r)
 			return nil, err
 		}
 		<-r.ch
@@ -305,7 +312,7 @@ func (l *link) await(o *outgoing, r *reply, closed <-chan struct{}, timeout <-ch
 		<-r.ch
 		return l.result(r)
 	}
-	l.t.replies.Put(r)
+	l.t.free(r)
 	return nil, fmt.Errorf("%w: given up after at most %v", ErrLost, RaftTimeout)
 }
 
@@ -326,7 +333,7 @@ func (g *GroupTransport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, a
 		args.Entries = args.Entries[:n]
 		args.LeaderCommitIndex = min(args.LeaderCommitIndex, args.PrevLogEntry+uint64(n))
 	}
-	return g.request(id, rpcAppendEntries, bulk, func(b []byte) []byte { return appendAppendEntries(b, args) }, resp)
+	return g.request(id, rpcAppendEntries, bulk, args, func(b []byte) []byte { return appendAppendEntries(b, args) }, resp)
 }
 
 // AppendEntriesPipeline is refused. In its pipeline mode the library sends one
@@ -355,17 +362,17 @@ func fitting(entries []*raft.Log) (int, error) {
 // RequestVote implements raft.Transport.
 func (g *GroupTransport) RequestVote(id raft.ServerID, _ raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
 	g.own.raise(args.Term)
-	return g.request(id, rpcRequestVote, control, func(b []byte) []byte { return appendRequest(b, args) }, resp)
+	return g.request(id, rpcRequestVote, control, args, func(b []byte) []byte { return appendRequest(b, args) }, resp)
 }
 
 // RequestPreVote implements raft.WithPreVote.
 func (g *GroupTransport) RequestPreVote(id raft.ServerID, _ raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
-	return g.request(id, rpcRequestPreVote, control, func(b []byte) []byte { return appendRequest(b, args) }, resp)
+	return g.request(id, rpcRequestPreVote, control, args, func(b []byte) []byte { return appendRequest(b, args) }, resp)
 }
 
 // TimeoutNow implements raft.Transport.
 func (g *GroupTransport) TimeoutNow(id raft.ServerID, _ raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
-	return g.request(id, rpcTimeoutNow, control, func(b []byte) []byte { return appendRequest(b, args) }, resp)
+	return g.request(id, rpcTimeoutNow, control, args, func(b []byte) []byte { return appendRequest(b, args) }, resp)
 }
 
 // InstallSnapshot implements raft.Transport; data is read to its end, whatever

@@ -13,7 +13,7 @@ import (
 // [Hello], and a text that explains a refusal.
 const (
 	magic           = 0x4e545043 // "CPTN"
-	protocolVersion = 1
+	protocolVersion = 2
 	helloPrefix     = 8
 	maxHello        = 1 << 10
 	maxName         = 128

@@ -48,9 +48,10 @@ func (g *GroupTransport) heartbeat(id raft.ServerID, args *raft.AppendEntriesReq
 		return err
 	}
 	r := l.t.replies.Get().(*reply)
+	r.asked = asked{l, g, to.replica(g), args}
 	beat := l.nextID.Add(1)
 	if err := l.expect(beat, r); err != nil {
-		l.t.replies.Put(r)
+		l.t.free(r)
 		return err
 	}
 	var record [beatSize]byte
@@ -68,13 +69,13 @@ func (g *GroupTransport) heartbeat(id raft.ServerID, args *raft.AppendEntriesReq
 	case <-r.ch:
 	case <-timer.C:
 		if l.forget(beat) {
-			l.t.replies.Put(r)
+			l.t.free(r)
 			return fmt.Errorf("%w: given up after %v", ErrLost, RaftTimeout)
 		}
 		<-r.ch
 	case <-g.closed:
 		if l.forget(beat) {
-			l.t.replies.Put(r)
+			l.t.free(r)
 			return ErrClosed
 		}
 		<-r.ch
@@ -145,6 +146,14 @@ func (l *link) onHeartbeats(b []byte) error {
 		if err := g.checkRequest(request); err != nil {
 			l.rejects(g.replica, err)
 			l.answerBeat(id, codeRefused, nil)
+			continue
+		}
+		counted, err := l.hearRequest(e.sender(), request)
+		if err != nil {
+			return err
+		}
+		if !counted {
+			l.answerBeat(id, codeNoReplica, nil)
 			continue
 		}
 		if !g.deliver(request, unanswered{link: l, id: id, beat: true, bytes: beatSize}) {

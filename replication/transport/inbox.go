@@ -56,6 +56,14 @@ func (l *link) onRaft(m message) error {
 		l.refuse(msgRaftAnswer, m.id, codeRefused)
 		return nil
 	}
+	counted, err := l.hearRequest(e.sender(), request)
+	if err != nil {
+		return err
+	}
+	if !counted {
+		l.refuse(msgRaftAnswer, m.id, codeNoReplica)
+		return nil
+	}
 	if !g.deliver(request, unanswered{link: l, id: m.id, bytes: len(m.payload)}) {
 		l.refuse(msgRaftAnswer, m.id, codeBusy)
 	}

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/capstan-kv/capstan/storage"
 )
 
 const readBuffer = 256 << 10 // two frames: one read serves many small ones
@@ -21,6 +23,7 @@ type link struct {
 	hello  Hello // the other side's
 	dialed bool
 	born   time.Time
+	at     uint64 // number of the connection to the peer; set before it is read
 	queue  *sendQueue
 	nextID atomic.Uint64
 	heard  atomic.Int64 // since t.started
@@ -37,6 +40,9 @@ type link struct {
 	pending  map[uint64]waiter             // own requests
 	calls    map[uint64]context.CancelFunc // the other side's
 	incoming map[uint64]*incomingSnapshot
+
+	theirMu sync.RWMutex
+	their   map[storage.Replica]standing // the peer's replicas
 }
 
 // waiter takes the answer to one request, exactly once; err is set instead of
@@ -51,11 +57,24 @@ type reply struct {
 	code uint8
 	body []byte
 	err  error
+	// asked is set for a Raft request.
+	asked
+}
+
+// asked is a Raft request on its way to a replica of the peer.
+type asked struct {
+	link    *link
+	group   *GroupTransport
+	replica storage.Replica
+	request any
 }
 
 func newReply() any { return &reply{ch: make(chan struct{}, 1)} }
 
 func (r *reply) answer(code uint8, body []byte, err error) {
+	if r.link != nil && err == nil && code == codeOK {
+		err = r.link.hearAnswer(r.group, r.replica, r.request, body)
+	}
 	r.code, r.body, r.err = code, body, err
 	r.ch <- struct{}{}
 }
@@ -66,9 +85,14 @@ func (l *link) result(r *reply) (body []byte, err error) {
 	if err == nil {
 		err = answerError(r.code, r.body)
 	}
-	r.body, r.err = nil, nil
-	l.t.replies.Put(r)
+	l.t.free(r)
 	return body, err
+}
+
+// free gives a reply back to the pool that nobody will answer any more.
+func (t *Transport) free(r *reply) {
+	r.body, r.err, r.asked = nil, nil, asked{}
+	t.replies.Put(r)
 }
 
 func newLink(p *peer, conn net.Conn, hello Hello, dialed bool) *link {
@@ -80,7 +104,9 @@ func newLink(p *peer, conn net.Conn, hello Hello, dialed bool) *link {
 		pending:  map[uint64]waiter{},
 		calls:    map[uint64]context.CancelFunc{},
 		incoming: map[uint64]*incomingSnapshot{},
+		their:    map[storage.Replica]standing{},
 	}
+	l.join()
 	l.hear()
 	return l
 }
@@ -113,6 +139,9 @@ func (l *link) fail(err error) {
 	pending, calls, incoming := l.pending, l.calls, l.incoming
 	l.pending, l.calls, l.incoming = nil, nil, nil
 	l.mu.Unlock()
+	l.t.mu.Lock()
+	delete(l.t.links, l)
+	l.t.mu.Unlock()
 	l.peer.lost(l, err)
 	_ = l.conn.Close()
 	for _, id := range l.queue.close() {
@@ -295,12 +324,12 @@ func (l *link) roundTrip(o *outgoing, done <-chan struct{}) ([]byte, error) {
 	id, r := o.id, l.t.replies.Get().(*reply)
 	if err := l.expect(id, r); err != nil {
 		o.free()
-		l.t.replies.Put(r)
+		l.t.free(r)
 		return nil, err
 	}
 	if err := l.send(o, done); err != nil {
 		if l.forget(id) {
-			l.t.replies.Put(r)
+			l.t.free(r)
 			return nil, err
 		}
 		<-r.ch
@@ -315,7 +344,7 @@ func (l *link) roundTrip(o *outgoing, done <-chan struct{}) ([]byte, error) {
 			<-r.ch
 			return l.result(r)
 		}
-		l.t.replies.Put(r)
+		l.t.free(r)
 		return nil, errGivenUp
 	}
 }
@@ -367,6 +396,10 @@ func (l *link) dispatch(m message) error {
 		return l.onSnapshotPart(m)
 	case msgSnapshotAck:
 		return l.onSnapshotAck(m)
+	case msgIntroduce:
+		return l.onIntroduce(m.payload)
+	case msgRefute:
+		return l.onRefute(m.payload)
 	}
 	return fmt.Errorf("%w: message type %d", ErrProtocol, m.typ)
 }

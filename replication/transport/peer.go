@@ -24,6 +24,7 @@ type peer struct {
 	answers atomic.Int64
 
 	mu      sync.Mutex
+	links   uint64 // connections so far
 	closed  bool
 	dialing context.CancelFunc // of the attempt that is under way; nil: none
 	running bool               // the redial goroutine
@@ -188,6 +189,8 @@ func (p *peer) installLocked(l *link) {
 	closed := p.closed
 	var old *link
 	if !closed {
+		p.links++
+		l.at = p.links
 		old = p.link.Swap(l)
 		p.failed, p.attempt = nil, 0
 		p.count.connects.Add(1)

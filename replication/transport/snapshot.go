@@ -69,7 +69,9 @@ func (g *GroupTransport) sendSnapshot(to target, args *raft.InstallSnapshotReque
 	if err != nil {
 		return err
 	}
-	s := &outgoingSnapshot{changed: make(chan struct{}, 1), reply: reply{ch: make(chan struct{}, 1)}}
+	s := &outgoingSnapshot{changed: make(chan struct{}, 1), reply: reply{
+		ch: make(chan struct{}, 1), asked: asked{l, g, to.replica(g), args},
+	}}
 	open := g.outgoing(l, to, rpcInstallSnapshot, snapshots)
 	open.typ = msgSnapshotOpen
 	open.payload = appendRequest(open.payload, args)
@@ -211,6 +213,14 @@ func (l *link) onSnapshotOpen(m message) error {
 	if err := g.checkRequest(request); err != nil {
 		l.rejects(g.replica, err)
 		l.refuse(msgRaftAnswer, m.id, codeRefused)
+		return nil
+	}
+	counted, err := l.hearRequest(e.sender(), request)
+	if err != nil {
+		return err
+	}
+	if !counted {
+		l.refuse(msgRaftAnswer, m.id, codeNoReplica)
 		return nil
 	}
 	if !g.receive(l, m.id, request.(*raft.InstallSnapshotRequest)) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/capstan-kv/capstan/partition"
+	"github.com/capstan-kv/capstan/replication/knowledge"
 	"github.com/capstan-kv/capstan/storage"
 )
 
@@ -36,6 +37,7 @@ type Transport struct {
 	closed bool
 	peers  map[partition.NodeID]*peer
 	groups map[storage.Replica]*GroupTransport
+	links  map[*link]struct{} // from handshake to failure
 	// newest is the highest generation that each peer's replica of a group was
 	// heard under: what an older one still says is dropped.
 	newestMu sync.Mutex
@@ -58,6 +60,9 @@ func New(cfg Config) (*Transport, error) {
 	if cfg.Cluster == nil {
 		cfg.Cluster = func() string { return "" }
 	}
+	if cfg.Book == nil {
+		cfg.Book = knowledge.NewBook(nil)
+	}
 	if cfg.Events == nil {
 		cfg.Events = func(Event) {}
 	}
@@ -66,6 +71,7 @@ func New(cfg Config) (*Transport, error) {
 		started: time.Now(),
 		peers:   map[partition.NodeID]*peer{},
 		groups:  map[storage.Replica]*GroupTransport{},
+		links:   map[*link]struct{}{},
 		newest:  map[origin]uint32{},
 	}
 	t.replies.New = newReply
