@@ -60,6 +60,9 @@ func (h transportHopper) hop(ctx context.Context, to partition.NodeID, frame []b
 // notDelivered tells the transport's definite errors: the call was not handled
 // and never will be.
 func notDelivered(err error) bool {
+	if errors.Is(err, transport.ErrLost) {
+		return false // sent, whatever the cause
+	}
 	for _, definite := range []error{transport.ErrUnreachable, transport.ErrNoHandler, transport.ErrTooLarge, transport.ErrClosed} {
 		if errors.Is(err, definite) {
 			return true
@@ -83,8 +86,36 @@ type hopServer struct {
 	backlog     func(partition.NodeID) int64
 	mostBacklog int64
 
-	mu     sync.Mutex
-	owners map[partition.NodeID]*budget.Owner
+	mu      sync.Mutex
+	owners  map[partition.NodeID]*budget.Owner
+	waiting map[partition.ID]int // operations under way here
+}
+
+// maxPartitionHops bounds the forwarded operations of one partition that are under way
+// here: a quarter of what the transport handles at a time, so that a partition that is
+// stuck does not have the operations of all others refused.
+const maxPartitionHops = 256
+
+// enter counts an operation of a partition in; leave counts it out.
+func (s *hopServer) enter(p partition.ID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting[p] >= maxPartitionHops {
+		return overloaded(fmt.Errorf("%d forwarded requests wait for partition %d here", s.waiting[p], p))
+	}
+	if s.waiting == nil {
+		s.waiting = map[partition.ID]int{}
+	}
+	s.waiting[p]++
+	return nil
+}
+
+func (s *hopServer) leave(p partition.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting[p]--; s.waiting[p] == 0 {
+		delete(s.waiting, p)
+	}
 }
 
 const (
@@ -178,7 +209,12 @@ func (s *hopServer) answer(ctx context.Context, frame []byte) ([]byte, error) {
 	if err != nil {
 		return nil, badHop(err)
 	}
-	here, err := s.replica(partition.Of(keyOf(request), max(s.count(), 1)))
+	id := partition.Of(keyOf(request), max(s.count(), 1))
+	if err := s.enter(id); err != nil {
+		return nil, err
+	}
+	defer s.leave(id)
+	here, err := s.replica(id)
 	if err != nil {
 		return nil, err
 	}

@@ -117,6 +117,9 @@ func definite(err error) bool {
 	if errors.As(err, &refused) {
 		return refused.Outcome == replication.NotApplied
 	}
+	if errors.Is(err, transport.ErrLost) {
+		return false // sent, whatever the cause
+	}
 	for _, certain := range []error{transport.ErrUnreachable, transport.ErrBusy, transport.ErrNoHandler, transport.ErrClosed} {
 		if errors.Is(err, certain) {
 			return true

@@ -155,8 +155,8 @@ func (l *link) onCall(m message) error {
 	l.calls[m.id] = cancel
 	l.mu.Unlock()
 	if !l.handle(kind, func() {
+		defer l.onCallCancel(m.id)
 		body, err := (*h)(ctx, l.peer.id, d.b)
-		l.onCallCancel(m.id)
 		if err == nil && len(body) > MaxPayload {
 			err = ErrTooLarge
 		}
@@ -167,7 +167,7 @@ func (l *link) onCall(m message) error {
 		o := newOutgoing(msgCallAnswer, classOf(kind), m.id)
 		o.payload = append(append(o.payload, code), body...)
 		l.peer.answers.Add(int64(len(body)))
-		_ = l.send(o, l.ended)
+		_ = l.send(o, ctx.Done()) // no handler waits to answer a caller that has gone
 		l.peer.answers.Add(-int64(len(body)))
 	}) {
 		l.onCallCancel(m.id)
@@ -176,12 +176,18 @@ func (l *link) onCall(m message) error {
 	return nil
 }
 
-// handle runs a handler, unless too many of its class run: forwarded operations
-// that wait for one group must not keep any group from confirming its term.
+// handle runs a handler, unless too many of its class run, for this peer or for all:
+// forwarded operations that wait for one group must not keep any group from confirming
+// its term, nor one peer's any other peer's from being handled.
 func (l *link) handle(kind uint8, f func()) bool {
-	running := &l.t.running[classOf(kind)]
-	if running.Add(1) > maxHandlers || !l.t.spawn(func() {
-		defer running.Add(-1)
+	running, ofPeer := &l.t.running[classOf(kind)], &l.peer.handlers[classOf(kind)]
+	done := func() {
+		running.Add(-1)
+		ofPeer.Add(-1)
+	}
+	node, own := running.Add(1), ofPeer.Add(1)
+	if node > maxHandlers || own > maxPeerHandlers || !l.t.spawn(func() {
+		defer done()
 		defer func() {
 			if p := recover(); p != nil {
 				l.fail(l.panicked(fmt.Sprintf("call of kind %d", kind), p))
@@ -189,7 +195,7 @@ func (l *link) handle(kind uint8, f func()) bool {
 		}()
 		f()
 	}) {
-		running.Add(-1)
+		done()
 		l.peer.count.queueDrops.Add(1)
 		return false
 	}

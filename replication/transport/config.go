@@ -37,6 +37,7 @@ const (
 	wantedFor        = 10 * time.Second // redial goes on so long after the last request
 	maxHandshakes    = 64               // incoming handshakes at a time; more are dropped
 	maxHandlers      = 1024             // running handlers of one node and class; more are answered busy
+	maxPeerHandlers  = maxHandlers / 2  // of them for one peer, so that none takes the place of all others
 	rejectEvery      = 10 * time.Second // one event per connection tells of refused requests
 )
 

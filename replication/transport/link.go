@@ -3,6 +3,7 @@ package transport
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"runtime/debug"
@@ -151,7 +152,7 @@ func (l *link) fail(err error) {
 		}
 	}
 	for _, w := range pending {
-		w.answer(0, nil, fmt.Errorf("%w: %w", ErrLost, err))
+		w.answer(0, nil, lostBecause(err))
 	}
 	for _, cancel := range calls {
 		cancel()
@@ -159,6 +160,15 @@ func (l *link) fail(err error) {
 	for _, s := range incoming {
 		s.abort(fmt.Errorf("%w: %w", ErrLost, err))
 	}
+}
+
+// lostBecause is the indefinite error of what was sent: of its cause, which may be one of
+// the definite errors, only the text is left, but for a deliberate cut.
+func lostBecause(cause error) error {
+	if errors.Is(cause, ErrCut) {
+		return fmt.Errorf("%w: %w", ErrLost, ErrCut)
+	}
+	return fmt.Errorf("%w: %v", ErrLost, cause) //nolint:errorlint // see above
 }
 
 func (l *link) write() {

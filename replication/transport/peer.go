@@ -15,11 +15,12 @@ import (
 // peer is what one node knows of another: the connection, if there is one,
 // and else how the attempts to make one go.
 type peer struct {
-	t     *Transport
-	id    partition.NodeID
-	link  atomic.Pointer[link]
-	heard atomic.Int64 // since t.started; 0: never
-	count counters
+	t        *Transport
+	id       partition.NodeID
+	link     atomic.Pointer[link]
+	heard    atomic.Int64 // since t.started; 0: never
+	count    counters
+	handlers [classes]atomic.Int64 // running for its calls
 	// answers counts bytes of answers that wait for room in the queue.
 	answers atomic.Int64
 

@@ -504,15 +504,19 @@ func TestSeverDuringHandshake(t *testing.T) {
 	}
 }
 
+const kindQuick = 3
+
+// One peer's calls get half of the handlers of a node, and leave the others to the rest.
 func TestTooManyHandlersAreBusy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := memnet.New()
-		a, _ := start(t, network, "a", nil), start(t, network, "b", nil)
+		a, b, c := start(t, network, "a", nil), start(t, network, "b", nil), start(t, network, "c", nil)
+		b.Handle(kindQuick, func(context.Context, partition.NodeID, []byte) ([]byte, error) { return nil, nil })
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		var busy, lost atomic.Int64
 		var wg sync.WaitGroup
-		for range maxHandlers + 10 {
+		for range maxPeerHandlers + 10 {
 			wg.Go(func() {
 				_, err := a.Call(ctx, "b", kindWait, nil)
 				if errors.Is(err, ErrBusy) {
@@ -522,10 +526,40 @@ func TestTooManyHandlersAreBusy(t *testing.T) {
 				}
 			})
 		}
+		time.Sleep(100 * time.Millisecond)
+		if _, err := a.Call(ctx, "b", kindQuick, nil); !errors.Is(err, ErrBusy) {
+			t.Errorf("one more call of the same peer: %v", err)
+		}
+		if _, err := c.Call(ctx, "b", kindQuick, nil); err != nil {
+			t.Errorf("a call of another peer: %v", err)
+		}
 		wg.Wait()
-		if busy.Load() != 10 || lost.Load() != maxHandlers {
+		if busy.Load() != 10 || lost.Load() != maxPeerHandlers {
 			t.Errorf("%d busy, %d others", busy.Load(), lost.Load())
 		}
+	})
+}
+
+// A call that was sent is lost when this side closes, and not anything definite, too: it
+// may have been carried out.
+func TestCallUnderWayIsLostWhenItsOwnSideCloses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := memnet.New()
+		a, b := start(t, network, "a", nil), start(t, network, "b", nil)
+		done := make(chan struct{})
+		b.Handle(kindQuick, func(context.Context, partition.NodeID, []byte) ([]byte, error) {
+			close(done)
+			time.Sleep(time.Second)
+			return nil, nil
+		})
+		result := make(chan error, 1)
+		go func() { _, err := a.Call(t.Context(), "b", kindQuick, nil); result <- err }()
+		<-done
+		_ = a.Close()
+		if err := <-result; !errors.Is(err, ErrLost) || errors.Is(err, ErrClosed) || errors.Is(err, ErrUnreachable) {
+			t.Error(err)
+		}
+		time.Sleep(2 * time.Second)
 	})
 }
 
@@ -542,7 +576,7 @@ func TestBusyHandlersLeaveControlAlone(t *testing.T) {
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
-		for range maxHandlers {
+		for range maxPeerHandlers {
 			wg.Go(func() { _, _ = a.Call(ctx, "b", kindHeld, nil) })
 		}
 		time.Sleep(time.Second)
