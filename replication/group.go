@@ -103,6 +103,7 @@ type Group struct {
 	remembered remembered
 	matched    sync.Map // raft.ServerID -> match
 	holds      holds
+	unanswered unanswered
 	proposer   *proposer
 	recent     *recentLog
 	backlog    atomic.Int64 // its part of Host.backlog

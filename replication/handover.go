@@ -3,7 +3,6 @@ package replication
 import (
 	"cmp"
 	"context"
-	"errors"
 	"slices"
 	"time"
 
@@ -121,7 +120,7 @@ func (g *Group) handOver(to Member) error {
 		return raft.ErrLeadershipTransferInProgress
 	}
 	err := g.raft.LeadershipTransferToServer(to.ServerID(), to.address()).Error()
-	if err == nil || errors.Is(err, raft.ErrLeadershipTransferInProgress) || errors.Is(err, raft.ErrNotLeader) {
+	if err == nil || definite(err) { // done, or not taken by the library
 		g.unbar(to)
 	}
 	return err

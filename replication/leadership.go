@@ -167,6 +167,7 @@ func (g *Group) clearLead() {
 		return
 	}
 	g.holds.clear()
+	g.unanswered.clear()
 	g.leadMu.Lock()
 	had := g.proven.Swap(nil) != nil
 	g.expected = nil
@@ -304,7 +305,7 @@ func (g *Group) await(ctx context.Context, start func() raft.Future, doing strin
 		if e := g.unusable(); e != nil && definite(err) {
 			return e
 		}
-		return proposalError(err, g.leader())
+		return changeError(err, doing, g.leader())
 	case <-ctx.Done():
 		return deadline(Unknown, doing, ctx.Err())
 	}

@@ -148,9 +148,15 @@ type learner struct {
 
 	pending atomic.Bool   // a notice waits for its entry
 	stored  atomic.Uint64 // last index known to be stored
+	stores  atomic.Uint64 // how often something was stored
 	mu      sync.Mutex
 	leader  Member
 	newest  notice
+
+	// refused is a notice whose place another entry has, as of so many stores. Fed again,
+	// the library would note its leader again, who may be gone. Owned by run.
+	refused   notice
+	refusedAt uint64
 }
 
 func newLearner(g *Group) *learner { return &learner{group: g, wake: make(chan struct{}, 1)} }
@@ -176,6 +182,7 @@ func (l *learner) learn(leader Member, n notice) {
 // wakes is handled by Raft after that append.
 func (l *learner) onStored(last uint64) {
 	l.stored.Store(last)
+	l.stores.Add(1)
 	if l.pending.Load() {
 		signal(l.wake)
 	}
@@ -223,10 +230,15 @@ func (l *learner) feed() (behind uint64) {
 	leader, n := l.leader, l.newest
 	l.mu.Unlock()
 	r := l.group.raft
-	if n.index > r.CommitIndex() && n.index <= max(l.stored.Load(), r.LastIndex()) {
-		// Not taken, or not with success: another entry stands in its place.
-		// The leader's own appends settle that, and wake us again.
-		_, _ = l.group.transport.Inject(noticeRequest(l.group.transport, leader, n))
+	stores := l.stores.Load() // before the entry is looked at
+	known := n == l.refused && stores == l.refusedAt
+	if !known && n.index > r.CommitIndex() && n.index <= max(l.stored.Load(), r.LastIndex()) {
+		answer, err := l.group.transport.Inject(noticeRequest(l.group.transport, leader, n))
+		if a, ok := answer.(*raft.AppendEntriesResponse); err == nil && ok && !a.Success {
+			// Another entry stands in its place. The leader's own appends replace it, and
+			// wake us again.
+			l.refused, l.refusedAt = n, stores
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

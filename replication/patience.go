@@ -47,6 +47,10 @@ func (p patient) AppendEntries(id raft.ServerID, target raft.ServerAddress, args
 		return errStalled // any request of a leader's is a sign of its life
 	}
 	err := p.Transport.AppendEntries(id, target, args, resp)
+	if heartbeat && p.group.ready.Load() && p.group.raft.State() == raft.Leader {
+		m, _ := ParseServerID(id)
+		p.group.unanswered.note(id, err != nil && p.group.host.heard(m.Node))
+	}
 	if err == nil && resp.Success && !heartbeat {
 		matched := args.PrevLogEntry + uint64(len(args.Entries))
 		p.group.matched.Store(id, match{args.Term, matched})

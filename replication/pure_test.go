@@ -13,7 +13,6 @@ import (
 	"github.com/hashicorp/raft"
 	"pgregory.net/rapid"
 
-	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/storage"
 )
 
@@ -90,7 +89,7 @@ func TestReach(t *testing.T) {
 		{members[3], "ab", 2, 2},
 		{Member{Node: "a", Generation: 2}, "", 0, 2}, // another generation is no voter
 	} {
-		r, n := reach(members, c.self, func(id partition.NodeID) bool { return bytes.Contains([]byte(c.heard), []byte(id)) })
+		r, n := reach(members, c.self, func(m Member) bool { return bytes.Contains([]byte(c.heard), []byte(m.Node)) })
 		if r != c.reachable || n != c.needed {
 			t.Errorf("%v hearing %q: %d of %d", c.self, c.heard, r, n)
 		}

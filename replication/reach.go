@@ -1,7 +1,10 @@
 package replication
 
 import (
+	"sync"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/storage/fault"
@@ -9,14 +12,14 @@ import (
 
 // reach counts the voters that were heard from lately, self included, and how
 // many make a quorum.
-func reach(members []Member, self Member, heard func(partition.NodeID) bool) (reachable, needed int) {
+func reach(members []Member, self Member, heard func(Member) bool) (reachable, needed int) {
 	voters := 0
 	for _, m := range members {
 		if m.Nonvoter {
 			continue
 		}
 		voters++
-		if m.Node == self.Node && m.Generation == self.Generation || heard(m.Node) {
+		if m.Node == self.Node && m.Generation == self.Generation || heard(m) {
 			reachable++
 		}
 	}
@@ -24,9 +27,47 @@ func reach(members []Member, self Member, heard func(partition.NodeID) bool) (re
 }
 
 // Reachable counts the group's voters that this node heard from within an
-// election timeout, itself included, and how many make a quorum.
+// election timeout, itself included, and how many make a quorum. A leader does not count
+// a voter whose node it hears and whose replica has answered none of its heartbeats for
+// that long: it has failed, or is not open.
 func (g *Group) Reachable() (reachable, needed int) {
-	return reach(membersOf(g.configuration()), g.member, g.host.heard)
+	now := time.Now()
+	return reach(membersOf(g.configuration()), g.member, func(m Member) bool {
+		return g.host.heard(m.Node) && !g.unanswered.longer(m.ServerID(), now, g.host.timing.Election)
+	})
+}
+
+// unanswered is since when heartbeats of a leader to replicas have failed although it
+// hears their nodes.
+type unanswered struct {
+	mu    sync.Mutex
+	since map[raft.ServerID]time.Time
+}
+
+func (u *unanswered) note(id raft.ServerID, failed bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch _, known := u.since[id]; {
+	case !failed:
+		delete(u.since, id)
+	case !known && u.since == nil:
+		u.since = map[raft.ServerID]time.Time{id: time.Now()}
+	case !known:
+		u.since[id] = time.Now()
+	}
+}
+
+func (u *unanswered) clear() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	clear(u.since)
+}
+
+func (u *unanswered) longer(id raft.ServerID, now time.Time, than time.Duration) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	since, ok := u.since[id]
+	return ok && now.Sub(since) >= than
 }
 
 func (h *Host) heard(node partition.NodeID) bool { return h.heardWithin(node, h.timing.Election) }

@@ -227,19 +227,43 @@ func (h *Host) handleReadIndex(ctx context.Context, _ partition.NodeID, payload 
 	if len(round) == 0 || !h.confirmations.add(round...) {
 		return encodeIndexes(answers), nil
 	}
-	for i, g := range groups {
-		if g == nil {
+	left := len(round)
+	take := func(i int, r indexResult) {
+		answers[i], results[i] = groups[i].answerIndex(r), nil
+		left--
+	}
+	// Once one group is decided the others get no more than slowRound in all: one that has
+	// no quorum must not hold up the reads of the rest. The follower asks for it again.
+	late := time.NewTimer(slowRound)
+	defer late.Stop()
+	for i := range results {
+		if results[i] == nil {
 			continue
 		}
 		select {
 		case r := <-results[i]:
-			answers[i] = g.answerIndex(r)
-		case <-ctx.Done():
-			select { // others may be decided
+			take(i, r)
+			continue
+		case <-late.C:
+		}
+		break
+	}
+	tick := time.NewTicker(minBackoff)
+	defer tick.Stop()
+	for left > 0 {
+		for i := range results {
+			select { // a nil channel is never ready
 			case r := <-results[i]:
-				answers[i] = g.answerIndex(r)
+				take(i, r)
 			default:
 			}
+		}
+		if left < len(round) || ctx.Err() != nil {
+			break
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
 		}
 	}
 	return encodeIndexes(answers), nil

@@ -39,6 +39,18 @@ func proposalError(err error, leader Member) *Error {
 		Try:     "read the key to see whether it was applied"}
 }
 
+// changeError types the library's answer to a change of members or of leadership.
+func changeError(err error, doing string, leader Member) *Error {
+	e := proposalError(err, leader)
+	switch {
+	case errors.Is(err, raft.ErrEnqueueTimeout):
+		e.Message = "the leader is busy with another change and did not begin " + doing
+	case e.Outcome == Unknown:
+		e.Message, e.Try = doing+" was begun and did not end in time", "look at the group's status before you repeat it"
+	}
+	return e
+}
+
 func notLeader(leader Member, cause error) *Error {
 	e := &Error{Reason: LeaderChanged, Outcome: NotApplied, NotLeader: true, Leader: leader.Node, Err: cause,
 		Message: "this replica does not lead its group", Try: "retry"}
