@@ -130,7 +130,7 @@ func (l *ledger) enterEventual(o *history.Op, at int, s situation) {
 	}
 	l.judged(&l.eventual, s)
 	if o.Write() && o.Acks > 1 {
-		l.enterAcks(o, at, s)
+		l.enterAcks(o, at)
 		return
 	}
 	if o.Outcome == history.OK {
@@ -161,7 +161,7 @@ func (l *ledger) excused(o *history.Op, at int, s situation) bool {
 
 // enterAcks judges an eventual write that several nodes have to hold. It is acknowledged
 // where so many are in reach, and refused where they are not.
-func (l *ledger) enterAcks(o *history.Op, at int, s situation) {
+func (l *ledger) enterAcks(o *history.Op, at int) {
 	e := &l.epochs[at]
 	sure, possible := e.within(o.Node, l.h.Run.Nodes)
 	settled := o.Invoke-e.from > reunion+e.settles
