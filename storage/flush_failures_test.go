@@ -13,7 +13,7 @@ import (
 )
 
 func TestFlushFailuresInARow(t *testing.T) {
-	var f flushFailures
+	f := newFlushFailures()
 	broken := errors.New("no")
 	for range maxFlushFailures - 1 {
 		if err := f.ended(broken); err != nil {
@@ -32,8 +32,10 @@ func TestFlushFailuresInARow(t *testing.T) {
 
 // tablesFail makes the creation of table files fail while on is set; the
 // write-ahead log goes on.
-func tablesFail(on *atomic.Bool) vfs.FS {
-	return errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+func tablesFail(on *atomic.Bool) vfs.FS { return tablesFailOn(vfs.NewMem(), on) }
+
+func tablesFailOn(fs vfs.FS, on *atomic.Bool) vfs.FS {
+	return errorfs.Wrap(fs, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if on.Load() && op.Kind == errorfs.OpCreate && strings.HasSuffix(op.Path, ".sst") {
 			return errorfs.ErrInjected
 		}
@@ -112,5 +114,66 @@ func TestLogThatCannotFlushFails(t *testing.T) {
 		}
 	case <-time.After(flushDeadline):
 		t.Fatal("never told")
+	}
+}
+
+// A database that cannot flush what it replays, for want of space above all, is
+// not opened, and says why. Pebble itself would try until there is room.
+func TestNoOpenWithoutRoomToFlush(t *testing.T) {
+	var on atomic.Bool
+	disk := vfs.NewCrashableMem()
+	l := openTestLog(t, disk)
+	mustDo(t, mustReplica(t, l, Replica{1, 1}).Append([]LogEntry{{Index: 1, Term: 1, Data: []byte("x")}}))
+	s, err := OpenState(StateOptions{FS: disk, Dir: "state"})
+	ok(t, err)
+	_, err = replicaOf(t, s, stateReplica).Apply([]ApplyEntry{entry(t, 1, put("k", "v"))})
+	ok(t, err)
+	ok(t, s.Sync())
+	crashed := disk.CrashClone(vfs.CrashCloneCfg{})
+	on.Store(true)
+	fs := tablesFailOn(crashed, &on)
+	opened := make(chan [2]error, 1)
+	go func() {
+		var both [2]error
+		_, both[0] = OpenLog(LogOptions{FS: fs, Dir: "log", NodeID: "n1-aaaa", DiskSlowAfter: -1})
+		_, both[1] = OpenState(StateOptions{FS: fs, Dir: "state"})
+		opened <- both
+	}()
+	select {
+	case both := <-opened:
+		for i, err := range both {
+			if !errors.Is(err, errorfs.ErrInjected) {
+				t.Errorf("database %d opened: %v", i, err)
+			}
+		}
+	case <-time.After(flushDeadline):
+		t.Fatal("still opening")
+	}
+	on.Store(false) // lets what was left behind end
+}
+
+// spaceFS says how much is free.
+type spaceFS struct {
+	vfs.FS
+	free uint64
+	err  error
+}
+
+func (fs spaceFS) GetDiskUsage(string) (vfs.DiskUsage, error) {
+	return vfs.DiskUsage{AvailBytes: fs.free}, fs.err
+}
+
+func TestPreallocation(t *testing.T) {
+	for _, test := range []struct {
+		free uint64
+		err  error
+		want int64
+	}{
+		{free: 1 << 40, want: 70 << 20}, {free: 64 * 70 << 20, want: 70 << 20}, {free: 6400 << 10, want: 100 << 10}, {free: 0, want: 0},
+		{err: errors.New("not supported"), want: 70 << 20},
+	} {
+		if got := preallocation(spaceFS{vfs.NewMem(), test.free, test.err}, "d/1.log", 70<<20); got != test.want {
+			t.Errorf("%d bytes free: %d, want %d", test.free, got, test.want)
+		}
 	}
 }

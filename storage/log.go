@@ -82,7 +82,7 @@ type Log struct {
 	use    sync.RWMutex
 	closed bool
 
-	flushes  flushFailures
+	flushes  *flushFailures
 	failOnce sync.Once
 	failure  error         // set before failed is closed
 	failed   chan struct{} // closed by the first failure
@@ -110,7 +110,7 @@ func OpenLog(o LogOptions) (*Log, error) {
 	if o.Events == nil {
 		o.Events = func(LogEvent) {}
 	}
-	l := &Log{opts: o, failed: make(chan struct{}), replicas: map[Replica]*ReplicaLog{}}
+	l := &Log{opts: o, flushes: newFlushFailures(), failed: make(chan struct{}), replicas: map[Replica]*ReplicaLog{}}
 	if err := l.open(); err != nil {
 		return nil, fmt.Errorf("log database %s: %w", o.Dir, err)
 	}
@@ -128,7 +128,7 @@ func (l *Log) open() (err error) {
 			err = errors.Join(err, l.health.Close())
 		}
 	}()
-	l.db, err = pebble.Open(l.opts.Dir, options)
+	l.db, err = l.flushes.open(l.opts.Dir, options)
 	if err != nil {
 		return logOpenError(err)
 	}

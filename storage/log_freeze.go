@@ -84,5 +84,8 @@ func (f *logFreezeFile) SyncTo(length int64) (bool, error) {
 
 // Preallocate is not checked: it is a wish, which not every file system can
 // grant, and Pebble goes on without it.
+func (f *logFreezeFile) Preallocate(offset, length int64) error {
+	return f.File.Preallocate(offset, preallocation(f.fs.FS, f.name, length))
+}
 
 func (f *logFreezeFile) Close() error { return f.fs.check("close", f.name, f.File.Close()) }

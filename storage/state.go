@@ -67,7 +67,7 @@ func OpenState(o StateOptions) (_ *State, err error) {
 	}
 	tell = onceFatal(tell)
 	var s *State
-	var flushes flushFailures
+	flushes := newFlushFailures()
 	var compacting sync.Mutex
 	var compactions compactionFailures
 	owner := tell
@@ -82,7 +82,7 @@ func OpenState(o StateOptions) (_ *State, err error) {
 			err = compactions.ended(e.Err, time.Now())
 			compacting.Unlock()
 		}
-		if err != nil && s.opened.Load() {
+		if err != nil {
 			s.breakDown(err)
 			owner(EventFatal{Database: stateDatabase, Err: err})
 		}
@@ -111,7 +111,7 @@ func OpenState(o StateOptions) (_ *State, err error) {
 	s.options = o.pebbleOptions(watched, tell)
 	s.options.Lock = lock
 	defer func() {
-		if err != nil {
+		if err != nil && s.broken.Load() == nil {
 			err = errors.Join(err, s.closeDatabase())
 		}
 	}()
@@ -119,7 +119,7 @@ func OpenState(o StateOptions) (_ *State, err error) {
 		return nil, fmt.Errorf("removing staged files in %s: %w", o.Dir, err)
 	}
 	if err := s.guard(func() (err error) {
-		s.db, err = pebble.Open(o.Dir, s.options)
+		s.db, err = flushes.open(o.Dir, s.options)
 		return err
 	}); err != nil {
 		return nil, fmt.Errorf("opening the state database in %s: %w", o.Dir, err)

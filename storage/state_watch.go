@@ -67,6 +67,11 @@ func (f watchedWAL) SyncTo(length int64) (bool, error) {
 	return full, f.watch.check("sync", f.name, err)
 }
 
+// Preallocate is not checked: Pebble goes on without it.
+func (f watchedWAL) Preallocate(offset, length int64) error {
+	return f.File.Preallocate(offset, preallocation(f.watch.FS, f.name, length))
+}
+
 func (f watchedWAL) Close() error { return f.watch.check("close", f.name, f.File.Close()) }
 
 // onceFatal passes on the first EventFatal only: one failure shows at several
