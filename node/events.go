@@ -122,6 +122,14 @@ func (j journal) state(e storage.Event) {
 	}
 }
 
+func (j journal) diskLow(u diskUse) {
+	if u.low() {
+		j.log.Warn("the disk is nearly full: writes are refused, deletes are not", "free", u.free, "kept", u.reserve())
+		return
+	}
+	j.log.Info("the disk has room again: writes are taken", "free", u.free, "kept", u.reserve())
+}
+
 func (j journal) exchange(e exchange.Event) {
 	switch e := e.(type) {
 	case exchange.HandInFailed:

@@ -17,6 +17,9 @@ type trouble struct{ stalls, slow atomic.Uint64 }
 // figures is the node as one scrape of /metrics sees it.
 func (n *Node) figures() metrics.Snapshot {
 	out := metrics.Snapshot{Node: string(n.id), Version: Version(), CutPeers: len(n.cutFrom()), CutFor: n.cutFor(), LogDropped: n.config.LogDropped()}
+	if disk := n.disk.use(); disk.total > 0 {
+		out.Disk = metrics.Disk{FreeBytes: disk.free, TotalBytes: disk.total, ReservedBytes: disk.reserve()}
+	}
 	for _, here := range n.replicas.all() {
 		out.Partitions = append(out.Partitions, metrics.Partition{
 			ID: partitionLabel(here.partition), Group: groupFigures(here.group), Conflicts: conflictFigures(here.state),

@@ -7,4 +7,5 @@ const (
 	kindControl                   // a control command, on its way to the control leader
 	kindStatus                    // what a node knows of its own replicas
 	kindPromise                   // formation: the founder asks for a promise
+	kindDiskLow                   // the sender's disk is nearly full
 )

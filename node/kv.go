@@ -148,6 +148,9 @@ func (h *replica) delete(ctx context.Context, req *capstanv1.DeleteRequest) (*ca
 // write proposes c at the replica here, which refuses where it does not lead.
 func (h *replica) write(ctx context.Context, c storage.Command, token string) (storage.CommandResult, string, error) {
 	var none storage.CommandResult
+	if err := h.room(h.group, c.Kind == storage.CommandDelete); err != nil {
+		return none, "", err
+	}
 	past, err := h.sessions.past(token)
 	if err != nil {
 		return none, "", err

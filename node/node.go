@@ -55,6 +55,9 @@ type Node struct {
 	logTrouble, stateTrouble trouble
 	damaged                  *damagedTables
 
+	disk      *diskGuard
+	fullDisks fullDisks
+
 	cuts      *chaos.Cuts // nil unless Config.EnableChaos
 	cutting   sync.Mutex  // one change of them at a time
 	transport *transport.Transport
@@ -109,6 +112,7 @@ func Open(ctx context.Context, config Config) (_ *Node, err error) {
 	}
 	n.limits = limitsFor(config.MemoryLimit, config.FileLimit)
 	n.budgets = n.limits.budgets()
+	n.disk = &diskGuard{fs: config.FS, dir: config.DataDir}
 	n.metrics = metrics.New(n.figures)
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	defer func() {
@@ -279,7 +283,7 @@ func (n *Node) openPeers() (err error) {
 	}); err != nil {
 		return err
 	}
-	n.replicas = &replicaSet{self: n.id, name: n.config.Name, state: n.state, log: n.config.Logger, clock: n.clock, beforeApply: n.config.beforeApply}
+	n.replicas = &replicaSet{self: n.id, name: n.config.Name, state: n.state, log: n.config.Logger, clock: n.clock, room: n.roomFor, beforeApply: n.config.beforeApply}
 	n.router = newRouter(n.id, n.ring, transportHopper{n.transport}, n.replicas)
 	// The exchange asks for both as soon as it is open.
 	if err := n.openExchange(); err != nil {
@@ -304,6 +308,7 @@ func (n *Node) openPeers() (err error) {
 		count: func() int { return len(n.ring().Partitions) }, sessions: relayed}
 	n.transport.Handle(kindHop, hops.handle)
 	n.transport.Handle(kindStatus, n.handleStatus)
+	n.transport.Handle(kindDiskLow, n.handleDiskLow)
 	n.onClose(func() error { n.cursors.close(); return nil })
 	return nil
 }
@@ -342,6 +347,7 @@ func (n *Node) openGossip() (err error) {
 	})
 	n.tasks.Go(n.watchGossip)
 	n.background(n.settle)
+	n.background(n.watchDisk)
 	return nil
 }
 

@@ -24,6 +24,9 @@ type replica struct {
 	exchange *exchange.Exchange
 	sessions *sessions
 	clock    *hlc.Clock
+	// room is why the group takes no write now, for want of room on the disks; it
+	// takes deletes longer than others.
+	room func(group *replication.Group, deletes bool) error
 }
 
 // leader is who leads the partition as far as the replica knows; empty if

@@ -32,7 +32,8 @@ type replicaSet struct {
 	exchange    *exchange.Exchange
 	sessions    *sessions
 	clock       *hlc.Clock
-	beforeApply func(partition.ID, []replication.Entry) // see stateMachine
+	room        func(group *replication.Group, deletes bool) error // see replica.room
+	beforeApply func(partition.ID, []replication.Entry)            // see stateMachine
 
 	following sync.Mutex // one follow at a time
 
@@ -127,7 +128,7 @@ func (s *replicaSet) add(ring *control.State, p partition.ID, placed control.Rep
 	}
 	held := &heldReplica{parts: parts, generation: placed.Generation, replica: &replica{
 		partition: p, node: s.self, servedBy: s.name, group: parts.group, state: state,
-		exchange: s.exchange, sessions: s.sessions, clock: s.clock,
+		exchange: s.exchange, sessions: s.sessions, clock: s.clock, room: s.room,
 	}}
 	s.mu.Lock()
 	closed := s.closed

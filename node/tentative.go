@@ -31,7 +31,7 @@ func (n *Node) openExchange() (err error) {
 	n.router.heard = n.heardOf
 	n.exchange, err = exchange.New(exchange.Config{
 		Self: n.id, Log: n.log, Clock: n.clock, Peers: exchangePeers{peers{n.transport}, n},
-		Room: (&diskGuard{fs: n.config.FS, dir: n.config.DataDir}).check,
+		Room: n.disk.check,
 		Ring: func() exchange.Placement {
 			if ring := n.ring(); ring.Placed() {
 				return placement{ring, n.id, n.replicas.quarantined}

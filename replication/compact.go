@@ -44,11 +44,7 @@ func trailingEntries(bytes, entries int64) uint64 {
 	if fault.SmallLogs() {
 		return smallLog / 4
 	}
-	if bytes <= 0 || entries <= 0 {
-		return maxTrailingEntries
-	}
-	n := int64(float64(trailingBytes) / (float64(bytes) / float64(entries)))
-	return uint64(min(max(n, minTrailingEntries), maxTrailingEntries))
+	return uint64(min(max(entriesOf(trailingBytes, bytes, entries), minTrailingEntries), maxTrailingEntries))
 }
 
 // compact takes a snapshot each time enough bytes were applied since the last.
@@ -160,12 +156,35 @@ func (s freshSnapshots) List() ([]*raft.SnapshotMeta, error) {
 	return s.SnapshotStore.List()
 }
 
+// CutLogTo is [Group.CutLog] with about so many bytes of entries left, and one
+// entry at least. hold also keeps what followers need that a snapshot is under way
+// to; without it they may have to take another one.
+func (g *Group) CutLogTo(bytes int64, hold bool) error {
+	trailing := uint64(max(entriesOf(bytes, g.fsm.bytes.Load(), g.fsm.entries.Load()), 1))
+	if hold {
+		return g.CutLog(trailing)
+	}
+	return g.cutLog(trailing)
+}
+
+// entriesOf is how many entries of the average size seen make up want bytes.
+func entriesOf(want, bytes, entries int64) int64 {
+	if bytes <= 0 || entries <= 0 {
+		return maxTrailingEntries
+	}
+	return int64(float64(want) / (float64(bytes) / float64(entries)))
+}
+
 // CutLog makes the state durable and cuts the log behind it, so that trailing
 // entries are left, and more where a snapshot is under way to a follower. It is done by itself often enough; tests do it to have a
 // snapshot sent.
 func (g *Group) CutLog(trailing uint64) error {
+	return g.cutLog(max(trailing, g.heldEntries(g.fsm.bytes.Load(), g.fsm.entries.Load())))
+}
+
+func (g *Group) cutLog(trailing uint64) error {
 	c := g.raft.ReloadableConfig()
-	c.TrailingLogs = max(trailing, g.heldEntries(g.fsm.bytes.Load(), g.fsm.entries.Load()))
+	c.TrailingLogs = trailing
 	err := g.raft.ReloadConfig(c)
 	if err == nil {
 		err = g.raft.Snapshot().Error()

@@ -151,29 +151,3 @@ func TestNoOpenWithoutRoomToFlush(t *testing.T) {
 	}
 	on.Store(false) // lets what was left behind end
 }
-
-// spaceFS says how much is free.
-type spaceFS struct {
-	vfs.FS
-	free uint64
-	err  error
-}
-
-func (fs spaceFS) GetDiskUsage(string) (vfs.DiskUsage, error) {
-	return vfs.DiskUsage{AvailBytes: fs.free}, fs.err
-}
-
-func TestPreallocation(t *testing.T) {
-	for _, test := range []struct {
-		free uint64
-		err  error
-		want int64
-	}{
-		{free: 1 << 40, want: 70 << 20}, {free: 64 * 70 << 20, want: 70 << 20}, {free: 6400 << 10, want: 100 << 10}, {free: 0, want: 0},
-		{err: errors.New("not supported"), want: 70 << 20},
-	} {
-		if got := preallocation(spaceFS{vfs.NewMem(), test.free, test.err}, "d/1.log", 70<<20); got != test.want {
-			t.Errorf("%d bytes free: %d, want %d", test.free, got, test.want)
-		}
-	}
-}

@@ -25,6 +25,9 @@ const (
 	// logDefaultCacheBytes is small: the newest entries are read from the
 	// replica's own cache above, older ones once, by a follower catching up.
 	logDefaultCacheBytes = 8 << 20
+	// logBaseBytes is the size of the first level below L0: what gets there is
+	// about to be cut off.
+	logBaseBytes = 256 << 20
 	// logMemTableStop bounds the memtables waiting for a flush; beyond it all
 	// writes stall.
 	logMemTableStop = 4
@@ -52,6 +55,7 @@ type LogOptions struct {
 	// CacheBytes is the size of the block cache; 0 means 8 MiB.
 	CacheBytes int64
 	// MemTableBytes is the size of a memtable and of a WAL file; 0 means 64 MiB.
+	// On a small disk it is less: see Reserve.
 	MemTableBytes uint64
 	// MaxOpenFiles bounds the tables kept open; 0 means 1,000.
 	MaxOpenFiles int
@@ -104,6 +108,7 @@ func OpenLog(o LogOptions) (*Log, error) {
 	if o.MemTableBytes == 0 {
 		o.MemTableBytes = logDefaultMemTableBytes
 	}
+	o.MemTableBytes = scaled(o.FS, o.Dir, o.MemTableBytes, logTableShare, leastLogTable)
 	if o.DiskSlowAfter == 0 {
 		o.DiskSlowAfter = logDefaultDiskSlow
 	}
@@ -178,7 +183,7 @@ func (l *Log) pebbleOptions() *pebble.Options {
 		// and 12.
 		L0CompactionThreshold: 8,
 		L0StopWritesThreshold: 64,
-		LBaseMaxBytes:         256 << 20,
+		LBaseMaxBytes:         int64(scaled(l.opts.FS, l.opts.Dir, logBaseBytes, logBaseShare, leastBase)),
 		// Each commit syncs the WAL, so there is nothing to smooth in between.
 		// Pebble preallocates WAL files to 110 % of the memtable, and recycles
 		// up to MemTableStopWritesThreshold+1 of them: a sync then seldom has

@@ -19,8 +19,10 @@ const (
 	// is opened is left over from a crash.
 	stagingDir = "staging"
 	// stageTableBytes bounds a staged table: small enough that a compaction can
-	// take one without rewriting the whole replica.
-	stageTableBytes = 32 << 20
+	// take one without rewriting the whole replica. It is smaller on a small
+	// disk, since each begins with a look at the room for it.
+	stageTableBytes                  = 32 << 20
+	stageTableShare, leastStageTable = 32, 4 << 20
 )
 
 // ReplicaStage receives a stream into tables beside the database. Nothing
@@ -39,7 +41,8 @@ type ReplicaStage struct {
 	closed   bool
 }
 
-// Stage begins to receive a streamed view.
+// Stage begins to receive a streamed view. [ErrNoRoom]: the disk has no room for
+// even the first table of it.
 func (r *ReplicaState) Stage() (*ReplicaStage, error) {
 	s := r.state
 	if err := s.enter(); err != nil {
@@ -48,6 +51,9 @@ func (r *ReplicaState) Stage() (*ReplicaStage, error) {
 	defer s.leave()
 	if r.destroyed.Load() {
 		return nil, ErrReplicaDestroyed
+	}
+	if err := roomBeside(s.fs, s.dir, s.stageTable); err != nil {
+		return nil, fmt.Errorf("staging for %v: %w", r.replica, err)
 	}
 	dir := s.fs.PathJoin(s.dir, stagingDir, fmt.Sprintf("%v-%d", r.replica, s.stages.Add(1)))
 	if err := s.fs.MkdirAll(dir, 0o755); err != nil {
@@ -102,7 +108,7 @@ func (g *ReplicaStage) record(key, value []byte) error {
 
 // set writes a record, its key moved into the receiving replica's range.
 func (g *ReplicaStage) set(key, value []byte) error {
-	if g.table != nil && g.table.Raw().EstimatedSize() >= stageTableBytes {
+	if g.table != nil && g.table.Raw().EstimatedSize() >= g.replica.state.stageTable {
 		if err := g.finishTable(); err != nil {
 			return err
 		}
@@ -118,6 +124,9 @@ func (g *ReplicaStage) set(key, value []byte) error {
 
 func (g *ReplicaStage) beginTable() error {
 	s := g.replica.state
+	if err := roomBeside(s.fs, s.dir, s.stageTable); err != nil {
+		return err
+	}
 	path := s.fs.PathJoin(g.dir, fmt.Sprintf("%06d.sst", len(g.paths)))
 	file, err := s.fs.Create(path, vfs.WriteCategoryUnspecified)
 	if err != nil {

@@ -29,16 +29,17 @@ const (
 // State is the state database of a node. All methods are safe for concurrent
 // use.
 type State struct {
-	fs       vfs.FS
-	dir      string
-	db       *pebble.DB
-	options  *pebble.Options
-	lock     *pebble.Lock
-	fsCloser io.Closer
-	tell     Listener
-	opened   atomic.Bool
-	broken   atomic.Pointer[error]
-	stages   atomic.Uint64 // names of staging directories
+	fs         vfs.FS
+	dir        string
+	db         *pebble.DB
+	options    *pebble.Options
+	lock       *pebble.Lock
+	fsCloser   io.Closer
+	tell       Listener
+	opened     atomic.Bool
+	broken     atomic.Pointer[error]
+	stages     atomic.Uint64 // names of staging directories
+	stageTable uint64        // bytes of a staged table
 	// tableFormat is what staged tables are written in.
 	tableFormat sstable.TableFormat
 
@@ -61,6 +62,7 @@ func OpenState(o StateOptions) (_ *State, err error) {
 	}
 	o.CacheBytes = cmp.Or(o.CacheBytes, DefaultStateCacheBytes)
 	o.MemTableBytes = cmp.Or(o.MemTableBytes, DefaultStateMemTableBytes)
+	o.MemTableBytes = scaled(o.FS, o.Dir, o.MemTableBytes, stateTableShare, leastStateTable)
 	tell := o.Events
 	if tell == nil {
 		tell = func(Event) {}
@@ -105,7 +107,8 @@ func OpenState(o StateOptions) (_ *State, err error) {
 		tell(EventFatal{Database: stateDatabase, Err: err})
 	}}
 	s = &State{
-		fs: watched, dir: o.Dir, lock: lock, fsCloser: fsCloser, tell: tell,
+		stageTable: scaled(o.FS, o.Dir, stageTableBytes, stageTableShare, leastStageTable),
+		fs:         watched, dir: o.Dir, lock: lock, fsCloser: fsCloser, tell: tell,
 		replicas: make(map[Replica]*ReplicaState),
 	}
 	s.options = o.pebbleOptions(watched, tell)

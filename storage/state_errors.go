@@ -11,6 +11,9 @@ var (
 	ErrInUse = errors.New("the data directory is in use by another process")
 	// ErrNewerFormat means that a newer release has written the data.
 	ErrNewerFormat = errors.New("the data directory has the format of a newer release")
+	// ErrNoRoom means that the disk has less room than is needed and kept. Nothing
+	// was changed.
+	ErrNoRoom = errors.New("too little room on the disk")
 	// ErrBroken means that the database has failed for good: open it again.
 	ErrBroken = errors.New("the database is broken")
 	// ErrStateClosed is returned by calls after Close.

@@ -18,7 +18,8 @@ type StateOptions struct {
 	// CacheBytes bounds the block cache; 0 means DefaultStateCacheBytes.
 	CacheBytes int64
 	// MemTableBytes is the size of one memtable; 0 means
-	// DefaultStateMemTableBytes. Up to four may stand at a time.
+	// DefaultStateMemTableBytes. Up to four may stand at a time. On a small disk
+	// it is less.
 	MemTableBytes uint64
 	// MaxOpenFiles bounds the tables kept open; 0 means 512.
 	MaxOpenFiles int
@@ -54,6 +55,10 @@ const (
 	// stateSyncEveryBytes makes the kernel write the unsynced write-ahead log
 	// and tables out bit by bit, so that a Sync has little left to wait for.
 	stateSyncEveryBytes = 1 << 20
+	// stateBaseBytes and stateFileBytes are Pebble's defaults of the size of the
+	// first level below L0, and of a table of L0.
+	stateBaseBytes = 64 << 20
+	stateFileBytes = 2 << 20
 	// stateMaxOpenFiles bounds file descriptors well below the usual limit of
 	// 1,024 a process, which connections need too.
 	stateMaxOpenFiles = 512
@@ -71,6 +76,7 @@ func (o StateOptions) pebbleOptions(fs vfs.FS, tell Listener) *pebble.Options {
 		MemTableStopWritesThreshold: stateStopMemTables,
 		L0CompactionThreshold:       stateL0CompactAt,
 		L0StopWritesThreshold:       stateL0StopFiles,
+		LBaseMaxBytes:               int64(scaled(fs, o.Dir, stateBaseBytes, stateBaseShare, leastBase)),
 		MaxOpenFiles:                cmp.Or(o.MaxOpenFiles, stateMaxOpenFiles),
 		BytesPerSync:                stateSyncEveryBytes,
 		WALBytesPerSync:             stateSyncEveryBytes,
@@ -85,6 +91,7 @@ func (o StateOptions) pebbleOptions(fs vfs.FS, tell Listener) *pebble.Options {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(stateBloomBitsPerKey)
 		opts.Levels[i].BlockSize = stateBlockBytes
 	}
+	opts.TargetFileSizes[0] = int64(scaled(fs, o.Dir, stateFileBytes, fileShare, leastFile))
 	opts.EnsureDefaults()
 	return opts
 }

@@ -149,6 +149,9 @@ func serveFailure(err error) error {
 	if errors.Is(err, node.ErrRefused) {
 		return &exitError{status: exitRefused, err: err}
 	}
+	if errors.Is(err, syscall.ENOSPC) {
+		return failuref("%w", err).hint("make room on the disk of --data-dir, then start the node again")
+	}
 	return failuref("%w", err)
 }
 

@@ -32,7 +32,11 @@ type Snapshot struct {
 	LogDropped    uint64 // log lines that were not written
 	Quarantined   int    // replicas of this node that are out of service for good
 	Unopened      int    // replicas of this node that could not be opened at this start
+	Disk          Disk
 }
+
+// Disk is the one that the data directory is on; zero if nobody can tell.
+type Disk struct{ FreeBytes, TotalBytes, ReservedBytes uint64 }
 
 // HeldBack is a node because of which partitions that this one leads have kept
 // their tombstones for long.
@@ -194,6 +198,10 @@ var (
 	chaosCut         = gauge("chaos_cut_peers", "Nodes that this node was told not to talk to, by ChaosService.")
 	chaosFor         = gauge("chaos_cut_seconds", "How long this node has been told not to talk to somebody; 0: it is not.")
 
+	diskFree     = gauge("disk_free_bytes", "Free space on the disk of the data directory.")
+	diskTotal    = gauge("disk_total_bytes", "Size of that disk.")
+	diskReserved = gauge("disk_reserved_bytes", "Free space below which writes are refused; deletes need a quarter of it.")
+
 	logDropped = gauge("log_dropped_total", "Log lines that were not written: nobody read them in time, or writing failed.")
 
 	peerUp       = gauge("peer_connected", "1 while the connection to the peer stands.", "peer")
@@ -209,6 +217,7 @@ var all = []*prometheus.Desc{
 	peerUp, peerConnects, peerDropped, peerFrames, peerBytes, chaosCut, chaosFor,
 	tentativeBacklog, tentativeHints, tentativeOldest, tentativeDisk, tentativeDiskMax, tentativeMem, tentativeMemMax,
 	superseded, conflictsListed, conflictsDropped, floorIndex, logDropped, quarantined, unopened,
+	diskFree, diskTotal, diskReserved,
 }
 
 type collector struct{ snapshot func() Snapshot }
@@ -242,6 +251,11 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	count(logDropped, float64(s.LogDropped))
 	set(quarantined, float64(s.Quarantined))
 	set(unopened, float64(s.Unopened))
+	if s.Disk.TotalBytes > 0 {
+		set(diskFree, float64(s.Disk.FreeBytes))
+		set(diskTotal, float64(s.Disk.TotalBytes))
+		set(diskReserved, float64(s.Disk.ReservedBytes))
+	}
 	group("control", s.Control)
 	for _, p := range s.Partitions {
 		group(p.ID, p.Group)

@@ -69,7 +69,7 @@ func (x *Exchange) accept(ctx context.Context, w Write) (Accepted, error) {
 		return Accepted{}, err
 	}
 	// Asked before the write gets a dot, which would stay unused.
-	if err := cmp.Or(x.room(), pl.log.Room(len(w.Key), len(w.Value))); err != nil {
+	if err := cmp.Or(x.room(w.Delete), pl.log.Room(len(w.Key), len(w.Value))); err != nil {
 		return Accepted{}, storeError(err)
 	}
 	r := x.cfg.Replica(w.Partition)

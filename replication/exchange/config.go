@@ -22,8 +22,9 @@ type Config struct {
 	Replica func(partition.ID) Replica
 	// Leader is the best guess at who leads a partition; "" for nobody known.
 	Leader func(partition.ID) partition.NodeID
-	// Room is why this node takes no tentative writes now, or nil. May be nil.
-	Room func() error
+	// Room is why this node takes no tentative writes now, or nil: deletes need
+	// less of it. May be nil.
+	Room func(deletes bool) error
 	// Events hears what happens; may be nil.
 	Events func(Event)
 }

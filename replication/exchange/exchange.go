@@ -233,11 +233,11 @@ func (x *Exchange) returned() bool {
 }
 
 // room is why this node takes no tentative writes now, or nil.
-func (x *Exchange) room() error {
+func (x *Exchange) room(deletes bool) error {
 	if x.cfg.Room == nil {
 		return nil
 	}
-	return x.cfg.Room()
+	return x.cfg.Room(deletes)
 }
 
 func closed() *replication.Error {

@@ -1,6 +1,8 @@
 package exchange
 
 import (
+	"slices"
+
 	"errors"
 
 	"github.com/capstan-kv/capstan/storage"
@@ -40,7 +42,7 @@ func (pl *place) store(writes []storage.TentativeWrite) (s status, fresh []stora
 		}
 		return statusDone, nil
 	}
-	if len(fresh) > 0 && pl.x.room() != nil {
+	if len(fresh) > 0 && pl.x.room(!slices.ContainsFunc(fresh, func(w storage.TentativeWrite) bool { return !w.Delete })) != nil {
 		return statusFull, nil
 	}
 	if err := pl.keep(keep); err != nil {

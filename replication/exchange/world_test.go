@@ -195,7 +195,7 @@ func (w *world) start(id partition.NodeID, disk *vfs.MemFS, limits storage.Tenta
 			}
 			return ""
 		},
-		Room: func() error {
+		Room: func(bool) error {
 			if full := n.full.Load(); full != nil {
 				return full
 			}
