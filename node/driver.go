@@ -38,8 +38,11 @@ type driver struct {
 	ask func(context.Context, partition.NodeID) (nodeStatus, error)
 	// transfer has the leader of a partition hand over.
 	transfer func(context.Context, partition.Transfer) error
-	wake     <-chan struct{} // gossip has changed
-	log      *slog.Logger
+	// failed is when a transfer of a partition failed last: each attempt holds up its
+	// writes, so that the next one waits for driverInterval. Owned by run.
+	failed map[partition.ID]time.Time
+	wake   <-chan struct{} // gossip has changed
+	log    *slog.Logger
 }
 
 func (d *driver) run(ctx context.Context) {
@@ -68,7 +71,7 @@ func (d *driver) round(ctx context.Context) bool {
 	steps := control.Next(observed)
 	steps = slices.DeleteFunc(steps, func(step control.Step) bool {
 		transfer, ok := step.(control.TransferLeader)
-		return ok && lags(statuses, transfer.Transfer)
+		return ok && (lags(statuses, transfer.Transfer) || time.Since(d.failed[transfer.Partition]) < driverInterval)
 	})
 	for _, step := range steps {
 		ctx, cancel := context.WithTimeout(ctx, stepWait)
@@ -78,6 +81,12 @@ func (d *driver) round(ctx context.Context) bool {
 			// The next round decides anew; some failures are the way of things,
 			// as a transfer to a node that has just gone.
 			d.log.Warn("placement step failed", "step", step, "err", err)
+			if transfer, ok := step.(control.TransferLeader); ok {
+				if d.failed == nil {
+					d.failed = map[partition.ID]time.Time{}
+				}
+				d.failed[transfer.Partition] = time.Now()
+			}
 			continue
 		}
 		d.log.Info("placement step", "step", step)

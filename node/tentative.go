@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -90,6 +91,12 @@ func (n *Node) onReplication(e replication.Event) {
 	var of storage.Replica
 	switch e := e.(type) {
 	case replication.ReplicaFailed:
+		if e.Replica.Group == storage.ControlGroup {
+			// Without it the node learns of no change of the cluster: no disk space for its
+			// log, most often.
+			n.fail(fmt.Errorf("control group: %w", e.Err))
+			return
+		}
 		n.replicas.fail(e.Replica, e.Err)
 		return
 	case replication.LeaderObserved:

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -294,12 +295,17 @@ func noticeRequest(t raft.Transport, leader Member, n notice) *raft.AppendEntrie
 type observedLog struct {
 	*recentLog
 	stored func(last uint64)
+	failed func(error)
 }
 
 func (o observedLog) StoreLog(l *raft.Log) error { return o.StoreLogs([]*raft.Log{l}) }
 
 func (o observedLog) StoreLogs(logs []*raft.Log) error {
 	if err := o.recentLog.StoreLogs(logs); err != nil {
+		// The library would go on: as a leader it would stand again and again, as a
+		// follower it would reject every append, and its last index would no longer be
+		// that of its log. What reached the disk is open.
+		o.failed(fmt.Errorf("entries could not be written to the log: %w", err))
 		return err
 	}
 	if len(logs) > 0 {

@@ -126,3 +126,24 @@ func TestLeaderThatCannotProveItselfIsReplaced(t *testing.T) {
 		c.eventually("the stall ends", func() bool { return !heir.group.Status().ApplyStalled })
 	})
 }
+
+// A replica whose log cannot be appended to ends, whoever it is: it would reject every
+// append, or stand again and again. The others do not count it.
+func TestReplicaWhoseLogCannotBeWrittenEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3)
+		defer c.close()
+		leader := c.leader()
+		leader.mustPut("k", "1")
+		c.caughtUp()
+		full := c.others(leader)[0]
+		full.store.broken.Store(true)
+		leader.mustPut("k", "2")
+		c.eventually("it has failed", func() bool { return full.group.Err() != nil })
+		time.Sleep(5 * time.Second)
+		if reachable, _ := leader.group.Reachable(); reachable != 2 {
+			t.Errorf("%d voters count as reachable", reachable)
+		}
+		leader.mustPut("k", "3")
+	})
+}
