@@ -222,8 +222,12 @@ func (r *router) ListConflicts(ctx context.Context, req *capstanv1.ListConflicts
 	if err := openers.Wait(); err != nil {
 		return err
 	}
-	heads := conflictHeap(slices.DeleteFunc(lists, func(l *conflictList) bool { return len(l.page) == 0 }))
+	heads := conflictHeap(slices.DeleteFunc(slices.Clone(lists), func(l *conflictList) bool { return len(l.page) == 0 }))
 	heap.Init(&heads)
+	last := &capstanv1.ListConflictsResponse{}
+	for _, l := range lists {
+		last.Dropped += l.dropped
+	}
 	var page []*capstanv1.Conflict
 	size := 0
 	for sent := 0; len(heads) > 0 && (req.GetLimit() == 0 || sent < int(req.GetLimit())); sent++ {
@@ -245,10 +249,10 @@ func (r *router) ListConflicts(ctx context.Context, req *capstanv1.ListConflicts
 			heap.Pop(&heads)
 		}
 	}
-	if len(page) == 0 {
+	if last.Conflicts = page; len(page) == 0 && last.Dropped == 0 {
 		return nil
 	}
-	return emit(&capstanv1.ListConflictsResponse{Conflicts: page})
+	return emit(last)
 }
 
 // conflictList is the rest of one partition's list.
@@ -256,6 +260,8 @@ type conflictList struct {
 	ask  conflictsAsk
 	page []*capstanv1.Conflict
 	more bool // behind the page
+	// dropped is how many conflicts the partition has dropped, as of its latest page.
+	dropped uint64
 }
 
 // fill fetches the next page if the one in hand is used up.
@@ -265,7 +271,7 @@ func (l *conflictList) fill(ctx context.Context, r *router, ring *control.State)
 		if err != nil {
 			return err
 		}
-		l.page, l.ask.After, l.more = page.conflicts, page.next, page.next != nil
+		l.page, l.ask.After, l.more, l.dropped = page.conflicts, page.next, page.next != nil, page.dropped
 	}
 	return nil
 }
@@ -296,6 +302,7 @@ type conflictsAsk struct {
 type conflictsPage struct {
 	next      []byte // nil: there is no more
 	conflicts []*capstanv1.Conflict
+	dropped   uint64 // by the partition, ever
 }
 
 func (r *router) conflicts(ctx context.Context, ring *control.State, ask conflictsAsk) (conflictsPage, error) {
@@ -328,6 +335,7 @@ func (h *replica) conflicts(ask conflictsAsk) (conflictsPage, error) {
 		return conflictsPage{}, h.unread(err)
 	}
 	page := conflictsPage{next: next}
+	_, page.dropped = h.state.ConflictCounts()
 	for _, c := range found {
 		page.conflicts = append(page.conflicts, &capstanv1.Conflict{
 			Key: c.Key, LosingValue: c.Value, LosingVersion: versionMessage(c.Losing), WinningVersion: versionMessage(c.Winning),
@@ -382,7 +390,7 @@ func (s *hopServer) conflicts(body []byte) ([]byte, error) {
 // ListConflictsResponse.
 func (c conflictsPage) encode() ([]byte, error) {
 	b := append(binary.BigEndian.AppendUint16(nil, uint16(len(c.next))), c.next...)
-	return proto.MarshalOptions{}.MarshalAppend(b, &capstanv1.ListConflictsResponse{Conflicts: c.conflicts})
+	return proto.MarshalOptions{}.MarshalAppend(b, &capstanv1.ListConflictsResponse{Conflicts: c.conflicts, Dropped: c.dropped})
 }
 
 func decodeConflicts(b []byte) (conflictsPage, error) {
@@ -394,7 +402,7 @@ func decodeConflicts(b []byte) (conflictsPage, error) {
 	if err := proto.Unmarshal(b[2+n:], &resp); err != nil {
 		return conflictsPage{}, fmt.Errorf("page of conflicts: %w", err)
 	}
-	page := conflictsPage{conflicts: resp.GetConflicts()}
+	page := conflictsPage{conflicts: resp.GetConflicts(), dropped: resp.GetDropped()}
 	if n > 0 {
 		page.next = b[2 : 2+n]
 	}

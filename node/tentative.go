@@ -235,6 +235,7 @@ func (h exchangeReplica) WaitApplied(ctx context.Context, index uint64) error {
 }
 
 func (h exchangeReplica) Applied() (index, term uint64)            { return h.state.Applied() }
+func (h exchangeReplica) Lived() time.Duration                     { return h.state.Lived() }
 func (h exchangeReplica) Promoted() *storage.DotSet                { return h.state.Promoted() }
 func (h exchangeReplica) PromotedHas(d storage.Dot) bool           { return h.state.PromotedHas(d) }
 func (h exchangeReplica) Fate(d storage.Dot) (storage.Fate, error) { return h.state.Fate(d) }

@@ -99,13 +99,16 @@ func (s *DotSet) Add(d Dot) error { return s.AddRange(RangeOf(d)) }
 
 // AddRange puts all dots of r into the set, as Add does with one. It costs
 // about the number of runs of that incarnation, not of dots.
-func (s *DotSet) AddRange(r DotRange) error {
+func (s *DotSet) AddRange(r DotRange) error { return s.addRange(r, MaxDotSpans) }
+
+// addRange is AddRange with another bound on the runs.
+func (s *DotSet) addRange(r DotRange, most int) error {
 	if err := r.check(); err != nil {
 		return err
 	}
 	at, found := s.find(r.Node, r.Incarnation)
 	if !found {
-		if s.spans >= MaxDotSpans {
+		if s.spans >= most {
 			return ErrDotSetFull
 		}
 		s.ownOrigins()
@@ -131,7 +134,7 @@ func (s *DotSet) AddRange(r DotRange) error {
 		}
 		run.first = min(run.first, runs[i].first)
 		run.last = max(run.last, runs[j-1].last)
-	} else if s.spans >= MaxDotSpans {
+	} else if s.spans >= most {
 		return ErrDotSetFull
 	}
 	s.ownOrigins()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/storage/hlc"
@@ -29,9 +30,15 @@ const (
 type Promotion struct {
 	// Writes are at most [MaxPromotionWrites].
 	Writes []Tentative
-	// Now is the leader's clock: the time at which conflicts are listed, and
-	// against which older ones expire. Nothing else depends on it.
+	// Now is the leader's clock: the time at which conflicts are listed. Nothing
+	// depends on it.
 	Now hlc.Timestamp
+	// Lived is for how long the partition has had a leader, all leaders together,
+	// each by a clock that nobody sets: conflicts expire by it. One that is not above
+	// what is known ([ReplicaState.Lived]) changes nothing.
+	Lived time.Duration
+
+	limits ledgerLimits // of this release, if it is zero
 }
 
 // FateKind is what became of an eventual write. The numbers are those of the
@@ -107,21 +114,26 @@ type PromotionResult struct {
 
 // The commands that are not a single write are
 //
-//	promotion: format (1) = 2 | now (8) | writes (2) | each write:
-//	  node length (1) | node | incarnation (8) | sequence (8) | base (8) |
-//	  timestamp (8) | flags (1) | key length (2) | key |
+//	promotion: format (1) = 5 | now (8) | lived (8) | limits (48) | writes (2) |
+//	  each write: node length (1) | node | incarnation (8) | sequence (8) |
+//	  base (8) | timestamp (8) | flags (1) | key length (2) | key |
 //	  unless it is a delete: value length (4) | value
-//	floor:     format (1) = 3 | floor (8)
+//	floor:     format (1) = 6 | floor (8) | tombstones to collect at most (8)
 //	forfeit:   format (1) = 4 | node length (1) | node
 //
-// with all numbers little endian, and nothing after it.
+// with all numbers little endian, and nothing after it. Logs of former releases
+// have promotions of format 2, without lived and limits, and floors of format 3,
+// without the number of tombstones: see [ledgerLimits].
 const (
-	promotionFormat = 2
-	floorFormat     = 3
-	forfeitFormat   = 4
+	formerPromotionFormat = 2
+	formerFloorFormat     = 3
+	forfeitFormat         = 4
+	promotionFormat       = 5
+	floorFormat           = 6
 
-	promotionFixedLen      = 1 + 8 + 2
-	promotionWriteFixedLen = 1 + 8 + 8 + 8 + 8 + 1 + 2
+	promotionFixedLen       = 1 + 8 + 8 + ledgerLimitsLen + 2
+	formerPromotionFixedLen = 1 + 8 + 2
+	promotionWriteFixedLen  = 1 + 8 + 8 + 8 + 8 + 1 + 2
 
 	promotionDelete byte = 1 << 0
 )
@@ -141,9 +153,16 @@ func (t *Tentative) check() error {
 	return v.check(len(t.Key))
 }
 
+func (p *Promotion) fixedLen() int {
+	if p.limits.former {
+		return formerPromotionFixedLen
+	}
+	return promotionFixedLen
+}
+
 // check refuses what could not be applied: the log must never hold it.
 func (p *Promotion) check() error {
-	size := promotionFixedLen
+	size := p.fixedLen()
 	for i := range p.Writes {
 		if err := p.Writes[i].check(); err != nil {
 			return err
@@ -151,6 +170,8 @@ func (p *Promotion) check() error {
 		size += PromotionSize(&p.Writes[i])
 	}
 	switch n := len(p.Writes); {
+	case p.Lived < 0:
+		return fmt.Errorf("promotion in a partition that has lived for %v", p.Lived)
 	case n == 0 || n > MaxPromotionWrites:
 		return fmt.Errorf("promotion of %d writes", n)
 	case n > 1 && size > MaxPromotionBytes:
@@ -165,13 +186,21 @@ func AppendPromotion(dst []byte, p Promotion) ([]byte, error) {
 	if err := p.check(); err != nil {
 		return dst, err
 	}
-	size := promotionFixedLen
+	size := p.fixedLen()
 	for i := range p.Writes {
 		size += PromotionSize(&p.Writes[i])
 	}
 	dst = slices.Grow(dst, size)
-	dst = append(dst, promotionFormat)
-	dst = binary.LittleEndian.AppendUint64(dst, uint64(p.Now))
+	if p.limits == (ledgerLimits{}) {
+		p.limits = limits
+	}
+	if p.limits.former {
+		dst = binary.LittleEndian.AppendUint64(append(dst, formerPromotionFormat), uint64(p.Now))
+	} else {
+		dst = binary.LittleEndian.AppendUint64(append(dst, promotionFormat), uint64(p.Now))
+		dst = binary.LittleEndian.AppendUint64(dst, uint64(p.Lived))
+		dst = p.limits.append(dst)
+	}
 	dst = binary.LittleEndian.AppendUint16(dst, uint16(len(p.Writes)))
 	for i := range p.Writes {
 		t := &p.Writes[i]
@@ -201,11 +230,17 @@ func AppendPromotion(dst []byte, p Promotion) ([]byte, error) {
 func DecodePromotion(b []byte) (Promotion, error) { return decodePromotion(b, nil) }
 
 func decodePromotion(b []byte, nodes *nodeNames) (Promotion, error) {
-	if len(b) == 0 || b[0] != promotionFormat {
+	if len(b) == 0 || b[0] != promotionFormat && b[0] != formerPromotionFormat {
 		return Promotion{}, corrupt("promotion of unknown format")
 	}
 	d := decoder{rest: b[1:]}
-	p := Promotion{Now: hlc.Timestamp(d.uint64())}
+	p := Promotion{Now: hlc.Timestamp(d.uint64()), limits: formerLimits}
+	if b[0] == promotionFormat {
+		p.Lived, p.limits = time.Duration(d.uint64()), d.ledgerLimits()
+		if !d.short && (p.limits == ledgerLimits{} || p.limits.conflictAge < 0) {
+			return Promotion{}, corrupt("promotion with limits %+v", p.limits)
+		}
+	}
 	n := int(d.uint16())
 	if n > len(d.rest)/promotionWriteFixedLen {
 		return Promotion{}, corrupt("promotion of %d writes in %d bytes", n, len(b))
@@ -249,7 +284,8 @@ func AppendFloor(dst []byte, floor uint64) ([]byte, error) {
 	if floor == 0 {
 		return dst, errors.New("a floor of 0")
 	}
-	return binary.LittleEndian.AppendUint64(append(dst, floorFormat), floor), nil
+	dst = binary.LittleEndian.AppendUint64(append(dst, floorFormat), floor)
+	return binary.LittleEndian.AppendUint64(dst, collectLimit), nil
 }
 
 // AppendForfeit appends to dst a command that declares lost, for ever, those
@@ -271,24 +307,27 @@ type otherCommand struct {
 	format    byte
 	promotion Promotion
 	floor     uint64
+	collect   uint64
 	forfeit   partition.NodeID
 }
 
 func decodeAnyCommand(b []byte, nodes *nodeNames) (anyCommand, error) {
-	if len(b) == 0 || b[0] < promotionFormat || b[0] > forfeitFormat {
+	if len(b) == 0 || b[0] < formerPromotionFormat || b[0] > floorFormat {
 		c, err := decodeCommand(b, nodes)
 		return anyCommand{Command: c}, err
 	}
 	o := &otherCommand{format: b[0]}
-	if o.format == promotionFormat {
-		p, err := decodePromotion(b, nodes)
-		o.promotion = p
-		return anyCommand{other: o}, err
-	}
 	d := decoder{rest: b[1:]}
-	if o.format == floorFormat {
-		o.floor = d.uint64()
-	} else {
+	switch b[0] {
+	case formerPromotionFormat, promotionFormat:
+		p, err := decodePromotion(b, nodes)
+		o.format, o.promotion = promotionFormat, p
+		return anyCommand{other: o}, err
+	case formerFloorFormat:
+		o.format, o.floor, o.collect = floorFormat, d.uint64(), formerCollect
+	case floorFormat:
+		o.floor, o.collect = d.uint64(), d.uint64()
+	default:
 		o.forfeit = nodes.name(d.bytes(int(d.byte())))
 	}
 	if d.short || len(d.rest) != 0 || o.floor == 0 && o.forfeit == "" {

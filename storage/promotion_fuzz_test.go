@@ -2,9 +2,11 @@ package storage
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"reflect"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -27,7 +29,11 @@ func drawTentative(t *rapid.T) Tentative {
 
 func TestPromotionRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		p := Promotion{Now: hlc.Timestamp(rapid.Uint64().Draw(t, "now"))}
+		p := Promotion{Now: hlc.Timestamp(rapid.Uint64().Draw(t, "now")), limits: formerLimits}
+		if rapid.Bool().Draw(t, "with limits") {
+			p.Lived = time.Duration(rapid.Int64Min(0).Draw(t, "lived"))
+			p.limits = ledgerLimits{fates: 1, conflicts: rapid.Uint64().Draw(t, "conflicts"), conflictBytes: 2, conflictAge: 3, conflictDrops: 4, dotSpans: 5}
+		}
 		for range rapid.IntRange(1, 4).Draw(t, "writes") {
 			p.Writes = append(p.Writes, drawTentative(t))
 		}
@@ -77,7 +83,11 @@ func FuzzDecodePromotion(f *testing.F) {
 		case promotionFormat:
 			again = encodeAny(t, c.other.promotion)
 		case floorFormat:
-			again = encodeAny(t, c.other.floor)
+			if again = encodeAny(t, c.other.floor); b[0] == formerFloorFormat {
+				again = append([]byte{b[0]}, again[1:1+8]...)
+			} else {
+				binary.LittleEndian.PutUint64(again[1+8:], c.other.collect)
+			}
 		case forfeitFormat:
 			again = encodeAny(t, c.other.forfeit)
 		}
@@ -91,6 +101,7 @@ func FuzzDecodePromotion(f *testing.F) {
 func ledgerSeeds() [][2][]byte {
 	d := Dot{"n1-aaaa", 7, 3}
 	h := ledgerHead{floor: 3, nextPage: 2, fates: 4}
+	lived := ledgerHead{floor: 3, lived: 5}
 	c := Conflict{Key: []byte("a\x00b"), Value: []byte("v"), Losing: Version{0, 5, "n1-aaaa"}, Winning: Version{9, 6, "n2-bbbb"}, Time: 8, Cause: CauseOlder, Base: 2}
 	return [][2][]byte{
 		{{kindLedger}, h.encode()},
@@ -100,7 +111,9 @@ func ledgerSeeds() [][2][]byte {
 		{fateKey(d), encodeFate(Fate{FateSuperseded, Version{5, 4, "n2-bbbb"}, 6})},
 		{fateKey(d), encodeFate(Fate{Kind: FateSuperseded, Index: 6})},
 		{fatePageKey(2), encodeFatePage([]Dot{d, {"n2", 1, 1}})},
-		{conflictPlaceKey(4), conflictPlace{8, 1, c.Key}.encode()},
+		{conflictPlaceKey(4), conflictPlace{8, 0, 1, c.Key}.encode()},
+		{conflictPlaceKey(4), conflictPlace{8, 9, 1, c.Key}.encode()},
+		{{kindLedger}, lived.encode()},
 		{conflictKey(c.Key, 4), c.encode()},
 		{tombstoneKey(5, c.Key), nil},
 	}

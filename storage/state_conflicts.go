@@ -17,9 +17,13 @@ const (
 	MaxConflicts = 10_000
 	// MaxConflictBytes counts keys and values, and conflictOverheadBytes each.
 	MaxConflictBytes = 16 << 20
-	// MaxConflictAge is by the leaders' clocks; it is looked at when writes are
-	// promoted.
+	// MaxConflictAge is time that the partition lived through, see Promotion.Lived:
+	// no clock that is set forward makes a conflict old. It is looked at when writes
+	// are promoted.
 	MaxConflictAge = 7 * 24 * time.Hour
+	// MaxConflictDrops bounds what one promotion drops, so that no single command
+	// empties the list, or takes long. A promotion lists no more than that.
+	MaxConflictDrops = MaxPromotionWrites
 
 	conflictOverheadBytes = 128
 )
@@ -58,9 +62,10 @@ func conflictPlaceKey(number uint64) []byte {
 func (r *ReplicaState) addConflict(c *Conflict) error {
 	l := &r.change
 	if l.firstConflict == l.nextConflict {
-		l.oldestConflict = c.Time
+		l.oldestConflict, l.oldestLived = c.Time, l.lived
 	}
-	if err := r.setLedger(conflictPlaceKey(l.nextConflict), conflictPlace{c.Time, uint32(len(c.Value)), c.Key}.encode()); err != nil {
+	place := conflictPlace{c.Time, l.lived, uint32(len(c.Value)), c.Key}
+	if err := r.setLedger(conflictPlaceKey(l.nextConflict), place.encode()); err != nil {
 		return err
 	}
 	if err := r.setRecord(conflictKey(c.Key, l.nextConflict), c.encode()); err != nil {
@@ -76,12 +81,17 @@ func (r *ReplicaState) addConflict(c *Conflict) error {
 	return nil
 }
 
-// dropConflicts drops the oldest ones, as far as they are beyond a bound.
-func (r *ReplicaState) dropConflicts(now hlc.Timestamp) error {
-	l := &r.change
-	for n := l.nextConflict - l.firstConflict; n > 0; n-- {
-		expired := now.Time().Sub(l.oldestConflict.Time()) > MaxConflictAge
-		if n <= r.limits.conflicts && l.conflictBytes <= r.limits.conflictBytes && !expired {
+// dropConflicts drops the oldest ones, as far as they are beyond a bound, and no
+// more than one command may.
+func (r *ReplicaState) dropConflicts(p *Promotion) error {
+	l, most := &r.change, &p.limits
+	n := l.nextConflict - l.firstConflict
+	for left := min(n, most.conflictDrops); left > 0; left, n = left-1, n-1 {
+		age := l.lived - l.oldestLived
+		if most.former {
+			age = p.Now.Time().Sub(l.oldestConflict.Time())
+		}
+		if n <= most.conflicts && l.conflictBytes <= most.conflictBytes && age <= most.conflictAge {
 			return nil
 		}
 		if err := r.dropConflict(); err != nil {
@@ -106,13 +116,13 @@ func (r *ReplicaState) dropConflict() error {
 	l.firstConflict++
 	l.droppedConflicts++
 	l.conflictBytes -= min(l.conflictBytes, conflictCost(len(place.key), int(place.valueBytes)))
-	l.oldestConflict = 0
+	l.oldestConflict, l.oldestLived = 0, 0
 	if l.firstConflict < l.nextConflict {
 		place, err := r.conflictPlace(l.firstConflict)
 		if err != nil {
 			return err
 		}
-		l.oldestConflict = place.time
+		l.oldestConflict, l.oldestLived = place.time, place.lived
 	}
 	return nil
 }

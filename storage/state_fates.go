@@ -5,9 +5,10 @@ import (
 	"fmt"
 )
 
-// MaxFates bounds the record of fates of a partition. Whoever asks for the fate
-// of a write that was decided before the last so many hears that it has
-// expired. Some 100 bytes each, on disk only.
+// MaxFates is how many fates a partition keeps at least. Whoever asks for the fate
+// of a write that was decided before the last so many may hear that it has
+// expired: they are dropped by pages, one for each promotion, of at most
+// MaxPromotionWrites. Some 100 bytes each, on disk only.
 const MaxFates = 64 << 10
 
 func fateKey(d Dot) []byte { return appendDotKey([]byte{kindFate}, d) }
@@ -21,7 +22,7 @@ func (r *ReplicaState) setFate(d Dot, f Fate) error { return r.setLedger(fateKey
 
 // pageFates records in which order fates were decided, and drops the oldest
 // pages beyond the bound. So dropping costs a read a page, not one a fate.
-func (r *ReplicaState) pageFates(dots []Dot) error {
+func (r *ReplicaState) pageFates(dots []Dot, most uint64) error {
 	if len(dots) == 0 {
 		return nil
 	}
@@ -31,7 +32,7 @@ func (r *ReplicaState) pageFates(dots []Dot) error {
 	}
 	c.nextPage++
 	c.fates += uint64(len(dots))
-	for c.fates > r.limits.fates && c.firstPage < c.nextPage {
+	for c.fates > most && c.firstPage < c.nextPage {
 		record, err := r.ledgerRecord(fatePageKey(c.firstPage))
 		if err != nil {
 			return err

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -41,26 +43,22 @@ type ledgerHead struct {
 	conflictBytes               uint64        // see conflictCost
 	oldestConflict              hlc.Timestamp // when that of firstConflict was listed
 	droppedConflicts            uint64        // by a bound, ever
+	// lived is for how long the partition has had a leader, see Promotion.Lived, and
+	// oldestLived what it was when the conflict firstConflict was listed.
+	lived, oldestLived time.Duration
 }
 
-// ledgerLimits bound the records, the same at all replicas.
-type ledgerLimits struct {
-	fates         uint64
-	conflicts     uint64
-	conflictBytes uint64
-	collect       int
-}
-
-var defaultLedgerLimits = ledgerLimits{MaxFates, MaxConflicts, MaxConflictBytes, MaxCollected}
-
-// A head record is format (1) = 1 and the fields of ledgerHead in their order,
-// 8 bytes each, little endian.
+// A head record is format (1) and the fields of ledgerHead in their order, 8 bytes
+// each, little endian: all of them with format 2; without the last two, which are 0,
+// with format 1.
 const (
-	ledgerFormat  = 1
-	ledgerHeadLen = 1 + 9*8
+	ledgerFormat      = 1
+	ledgerLivedFormat = 2
+	ledgerFields      = 11
+	ledgerFirstFields = 9
 )
 
-func (h *ledgerHead) fields() [9]*uint64 {
+func (h *ledgerHead) fields() [ledgerFirstFields]*uint64 {
 	return [...]*uint64{
 		&h.floor, &h.firstPage, &h.nextPage, &h.fates, &h.firstConflict, &h.nextConflict,
 		&h.conflictBytes, (*uint64)(&h.oldestConflict), &h.droppedConflicts,
@@ -68,19 +66,32 @@ func (h *ledgerHead) fields() [9]*uint64 {
 }
 
 func (h *ledgerHead) encode() []byte {
-	dst := append(make([]byte, 0, ledgerHeadLen), ledgerFormat)
+	dst := append(make([]byte, 0, 1+8*ledgerFields), ledgerFormat)
 	for _, f := range h.fields() {
 		dst = binary.LittleEndian.AppendUint64(dst, *f)
 	}
-	return dst
+	if h.lived == 0 && h.oldestLived == 0 {
+		return dst
+	}
+	dst[0] = ledgerLivedFormat
+	dst = binary.LittleEndian.AppendUint64(dst, uint64(h.lived))
+	return binary.LittleEndian.AppendUint64(dst, uint64(h.oldestLived))
 }
 
 func decodeLedgerHead(b []byte) (h ledgerHead, err error) {
-	if len(b) != ledgerHeadLen || b[0] != ledgerFormat {
+	lived := len(b) == 1+8*ledgerFields && b[0] == ledgerLivedFormat
+	if !lived && (len(b) != 1+8*ledgerFirstFields || b[0] != ledgerFormat) {
 		return h, corrupt("ledger head of %d bytes or unknown format", len(b))
 	}
 	for i, f := range h.fields() {
 		*f = binary.LittleEndian.Uint64(b[1+8*i:])
+	}
+	if lived {
+		b = b[1+8*ledgerFirstFields:]
+		h.lived, h.oldestLived = time.Duration(binary.LittleEndian.Uint64(b)), time.Duration(binary.LittleEndian.Uint64(b[8:]))
+		if h.lived < 0 || h.oldestLived < 0 || h.lived == 0 && h.oldestLived == 0 {
+			return h, corrupt("ledger head of a partition that has lived for %d", h.lived)
+		}
 	}
 	if h.firstPage > h.nextPage || h.firstConflict > h.nextConflict {
 		return h, corrupt("ledger head with its records out of order")
@@ -129,7 +140,7 @@ func (l *ledger) take(kind byte, rest, record []byte, nodes *nodeNames) error {
 			return err
 		}
 		spans := l.promoted.spans
-		if err := l.promoted.AddRange(run); err != nil || l.promoted.spans != spans+1 {
+		if err := l.promoted.addRange(run, math.MaxInt); err != nil || l.promoted.spans != spans+1 {
 			return corrupt("run of promoted dots %v that touches another, or does not fit (%v)", run, err)
 		}
 	case kindForfeited:
@@ -164,10 +175,10 @@ func (r *ReplicaState) beginLedger() {
 	clear(c.records)
 }
 
-// addDot puts a dot into the record of promoted dots. It is on disk, and told,
-// with the batch.
-func (c *ledgerChange) addDot(d Dot) error {
-	if err := c.promoted.Add(d); err != nil {
+// addDot puts a dot into the record of promoted dots, which may have so many runs.
+// It is on disk, and told, with the batch.
+func (c *ledgerChange) addDot(d Dot, most uint64) error {
+	if err := c.promoted.addRange(RangeOf(d), int(min(most, math.MaxInt))); err != nil {
 		return err
 	}
 	for i := range c.origins {
@@ -306,6 +317,10 @@ func (r *ReplicaState) PromotedHas(d Dot) bool { return r.Promoted().Has(d) }
 // reads a key first and asks for the floor then does not take a collected
 // tombstone for a key that never was.
 func (r *ReplicaState) Floor() uint64 { return r.floor.Load() }
+
+// Lived is for how long the partition has had a leader, as far as promotions have
+// told: see [Promotion].Lived.
+func (r *ReplicaState) Lived() time.Duration { return r.ledger.Load().lived }
 
 // Forfeits counts the nodes whose writes are forfeited. It only grows.
 func (r *ReplicaState) Forfeits() int { return len(r.ledger.Load().forfeited) }

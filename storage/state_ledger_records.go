@@ -2,6 +2,7 @@ package storage
 
 import (
 	"encoding/binary"
+	"time"
 
 	"github.com/capstan-kv/capstan/storage/hlc"
 )
@@ -15,7 +16,7 @@ import (
 //	04 node                     a forfeited node: index (8)
 //	05 dot                      a fate: see encodeFate
 //	06 page (8)                 dots with a fate, as they came: dots (2) | each dot
-//	07 number (8)               a conflict as it came: time (8) | value length (4) | key
+//	07 number (8)               a conflict as it came: see conflictPlace
 //	08 escaped key | number (8) a conflict: see conflictRecord
 //	09 index (8) key            a tombstone that was written; no record
 //
@@ -165,24 +166,42 @@ func decodeFatePage(record []byte, nodes *nodeNames) ([]Dot, error) {
 	return dots, d.done("page of fates")
 }
 
-// conflictPlace is what is known of a conflict by its number.
+// conflictPlace is what is known of a conflict by its number. Its record is
+//
+//	format (1) = 2 | time (8) | lived (8) | value length (4) | key
+//
+// and without lived, if that is 0, with format 1.
 type conflictPlace struct {
 	time       hlc.Timestamp
+	lived      time.Duration // ledgerHead.lived when it was listed
 	valueBytes uint32
 	key        []byte
 }
 
 func (p conflictPlace) encode() []byte {
-	b := append(make([]byte, 0, 1+8+4+len(p.key)), ledgerFormat)
+	b := append(make([]byte, 0, 1+8+8+4+len(p.key)), ledgerFormat)
 	b = binary.LittleEndian.AppendUint64(b, uint64(p.time))
+	if p.lived != 0 {
+		b[0] = ledgerLivedFormat
+		b = binary.LittleEndian.AppendUint64(b, uint64(p.lived))
+	}
 	b = binary.LittleEndian.AppendUint32(b, p.valueBytes)
 	return append(b, p.key...)
 }
 
 // decodeConflictPlace reads a record, whose key it shares.
 func decodeConflictPlace(record []byte) (conflictPlace, error) {
-	d := recordDecoder(record)
-	p := conflictPlace{time: hlc.Timestamp(d.uint64()), valueBytes: d.uint32(), key: d.rest}
+	d := decoder{rest: record}
+	format := d.byte()
+	p := conflictPlace{time: hlc.Timestamp(d.uint64())}
+	if format == ledgerLivedFormat {
+		p.lived = time.Duration(d.uint64())
+		d.short = d.short || p.lived <= 0
+	} else if format != ledgerFormat {
+		d.short = true
+	}
+	p.valueBytes = d.uint32()
+	p.key = d.rest
 	if d.short || len(p.key) == 0 || len(p.key) > MaxKeyBytes || p.valueBytes > MaxValueBytes {
 		return conflictPlace{}, corrupt("conflict's place with a key of %d bytes", len(p.key))
 	}

@@ -16,7 +16,7 @@ func (r *ReplicaState) applyOther(index uint64, o *otherCommand, result *Command
 		result.Promoted = promoted
 		return err
 	case floorFormat:
-		return r.applyFloor(index, o.floor)
+		return r.applyFloor(index, o.floor, o.collect)
 	case forfeitFormat:
 		if _, done := r.change.forfeited[o.forfeit]; done {
 			return nil
@@ -30,9 +30,12 @@ func (r *ReplicaState) applyOther(index uint64, o *otherCommand, result *Command
 func (r *ReplicaState) applyPromotion(index uint64, p *Promotion) (*PromotionResult, error) {
 	result := &PromotionResult{Index: index, Fates: make([]FateOf, len(p.Writes))}
 	decided := make([]Dot, 0, len(p.Writes)) // by this promotion
+	if c := &r.change; p.Lived > c.lived {
+		c.lived, c.changed = p.Lived, true
+	}
 	for i := range p.Writes {
 		t := &p.Writes[i]
-		f, now, err := r.promote(index, t, p.Now)
+		f, now, err := r.promote(index, t, p)
 		if err != nil {
 			return nil, fmt.Errorf("promoting %v: %w", t.Dot, err)
 		}
@@ -41,14 +44,14 @@ func (r *ReplicaState) applyPromotion(index uint64, p *Promotion) (*PromotionRes
 			decided = append(decided, t.Dot)
 		}
 	}
-	if err := r.pageFates(decided); err != nil {
+	if err := r.pageFates(decided, p.limits.fates); err != nil {
 		return nil, err
 	}
-	return result, r.dropConflicts(p.Now)
+	return result, r.dropConflicts(p)
 }
 
 // promote takes up one write, and says whether that has decided it.
-func (r *ReplicaState) promote(index uint64, t *Tentative, now hlc.Timestamp) (f Fate, decided bool, err error) {
+func (r *ReplicaState) promote(index uint64, t *Tentative, p *Promotion) (f Fate, decided bool, err error) {
 	c := &r.change
 	if c.promoted.Has(t.Dot) && !fault.On(fault.PromoteTwice) {
 		record, err := r.ledgerRecord(fateKey(t.Dot))
@@ -62,7 +65,7 @@ func (r *ReplicaState) promote(index uint64, t *Tentative, now hlc.Timestamp) (f
 		return Fate{Kind: FateLost, Index: at}, false, nil
 	}
 	if !fault.On(fault.ForgetDot) {
-		if err := c.addDot(t.Dot); errors.Is(err, ErrDotSetFull) {
+		if err := c.addDot(t.Dot, p.limits.dotSpans); errors.Is(err, ErrDotSetFull) {
 			return Fate{Kind: FatePending}, false, nil
 		} else if err != nil {
 			return Fate{}, false, err
@@ -72,7 +75,7 @@ func (r *ReplicaState) promote(index uint64, t *Tentative, now hlc.Timestamp) (f
 	if err != nil {
 		return Fate{}, false, err
 	}
-	f, err = r.decide(index, t, held, now)
+	f, err = r.decide(index, t, held, p.Now)
 	if closer != nil {
 		err = errors.Join(err, closer.Close())
 	}

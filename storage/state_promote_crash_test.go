@@ -52,14 +52,14 @@ func randomLog(t fataler, random *rand.Rand, entries int) (log []ApplyEntry) {
 // A power cut at any moment leaves values and ledger as one: that of a prefix of
 // the log; and applying the rest gives the same as without the cut.
 func TestAPowerCutLeavesValuesAndLedgerAsOne(t *testing.T) {
-	small := ledgerLimits{fates: 40, conflicts: 20, conflictBytes: 1 << 20, collect: 5}
+	setLimits(t, func(l *ledgerLimits) { l.fates, l.conflicts, l.conflictBytes = 40, 20, 1<<20 })
+	setCollect(t, 5)
 	for seed := range int64(4) {
 		cuts := newPowerCuts(seed)
 		random := rand.New(rand.NewPCG(uint64(seed), 5))
 		log := randomLog(t, random, 100)
 		s := openState(t, cuts)
 		r := replicaOf(t, s, stateReplica)
-		r.limits = small
 		ok(t, s.Sync())
 		states := map[uint64]string{0: dump(t, r)}
 		promoted := map[uint64]*DotSet{0: r.Promoted()}
@@ -81,7 +81,6 @@ func TestAPowerCutLeavesValuesAndLedgerAsOne(t *testing.T) {
 		for i, cut := range cuts.copies {
 			after := openState(t, cut.fs)
 			got := replicaOf(t, after, stateReplica)
-			got.limits = small
 			at, _ := got.Applied()
 			if at < cut.durable {
 				t.Errorf("seed %d, cut %d: applied %d, durable %d", seed, i, at, cut.durable)

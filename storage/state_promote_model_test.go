@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"pgregory.net/rapid"
@@ -18,6 +19,9 @@ import (
 // promotionModel is what promotions come to, as maps and lists.
 type promotionModel struct {
 	limits    ledgerLimits
+	collect   uint64
+	lived     time.Duration
+	listed    []time.Duration // lived, when each of conflicts was listed
 	applied   uint64
 	floor     uint64
 	keys      map[string]Value
@@ -40,7 +44,7 @@ type modelPlace struct {
 
 func newPromotionModel(limits ledgerLimits) *promotionModel {
 	return &promotionModel{
-		limits: limits, keys: map[string]Value{}, promoted: map[Dot]bool{}, fates: map[Dot]Fate{},
+		limits: limits, collect: collectLimit, keys: map[string]Value{}, promoted: map[Dot]bool{}, fates: map[Dot]Fate{},
 		forfeited: map[partition.NodeID]uint64{}, places: map[modelPlace]bool{},
 		linearizable: map[string]Version{},
 	}
@@ -92,6 +96,7 @@ func (m *promotionModel) write(index uint64, c Command) CommandResult {
 
 func (m *promotionModel) promote(index uint64, p Promotion) *PromotionResult {
 	result := &PromotionResult{Index: index}
+	m.lived = max(m.lived, p.Lived)
 	var page []Dot
 	for _, t := range p.Writes {
 		f, now := m.one(index, t, p.Now)
@@ -109,16 +114,23 @@ func (m *promotionModel) promote(index uint64, p Promotion) *PromotionResult {
 			m.pages = m.pages[1:]
 		}
 	}
+	for len(m.listed) < len(m.conflicts) {
+		m.listed = append(m.listed, m.lived)
+	}
+	dropped := uint64(0)
 	for len(m.conflicts) > 0 {
 		bytes := uint64(0)
 		for _, c := range m.conflicts {
 			bytes += uint64(len(c.Key) + len(c.Value) + conflictOverheadBytes)
 		}
-		old := p.Now.Time().Sub(m.conflicts[0].Time.Time()) > MaxConflictAge
+		old := m.lived-m.listed[0] > m.limits.conflictAge
+		if dropped++; dropped > m.limits.conflictDrops {
+			break
+		}
 		if uint64(len(m.conflicts)) <= m.limits.conflicts && bytes <= m.limits.conflictBytes && !old {
 			break
 		}
-		m.conflicts = m.conflicts[1:]
+		m.conflicts, m.listed = m.conflicts[1:], m.listed[1:]
 		m.dropped++
 	}
 	return result
@@ -209,7 +221,7 @@ func (m *promotionModel) behind(places map[modelPlace]bool, floor uint64) (found
 	slices.SortFunc(found, func(a, b modelPlace) int {
 		return cmp.Or(cmp.Compare(a.index, b.index), cmp.Compare(a.key, b.key))
 	})
-	return found[:min(len(found), m.limits.collect)]
+	return found[:min(len(found), int(m.collect))]
 }
 
 // check compares everything that can be read.
@@ -350,6 +362,7 @@ func (p *promotionDraws) command(t *rapid.T, m *promotionModel) any {
 		}
 	}
 	promotion := Promotion{Now: hlc.Timestamp(rapid.Uint64Range(0, 40).Draw(t, "days")) * 86_400_000 << 16}
+	promotion.Lived = time.Duration(rapid.IntRange(0, 40).Draw(t, "lived")) * 24 * time.Hour
 	for range rapid.IntRange(1, 5).Draw(t, "writes") {
 		promotion.Writes = append(promotion.Writes, p.write(t, m.applied))
 	}
@@ -378,7 +391,10 @@ func encodeAny(t fataler, c any) (encoded []byte) {
 // each other's stream, agree with the model in all that can be read, and with
 // each other byte for byte.
 func TestPromotionsAgreeWithAModel(t *testing.T) {
-	limits := ledgerLimits{fates: 12, conflicts: 6, conflictBytes: 5000, collect: 3}
+	setLimits(t, func(l *ledgerLimits) {
+		l.fates, l.conflicts, l.conflictBytes, l.conflictDrops = 12, 6, 5000, 3
+	})
+	setCollect(t, 3)
 	rapid.Check(t, func(t *rapid.T) {
 		mem := vfs.NewMem()
 		s := openState(t, mem)
@@ -388,7 +404,6 @@ func TestPromotionsAgreeWithAModel(t *testing.T) {
 		reopen := func() {
 			for i := range replicas {
 				replicas[i] = replicaOf(t, s, names[i])
-				replicas[i].limits = limits
 			}
 		}
 		reopen()

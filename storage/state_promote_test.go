@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -28,6 +29,22 @@ func logged(t fataler, index uint64, commands ...any) ApplyEntry {
 		e.Commands = append(e.Commands, encodeAny(t, c))
 	}
 	return e
+}
+
+// setLimits has commands that are encoded from now on, in this test, bring along
+// other limits.
+func setLimits(t testing.TB, change func(*ledgerLimits)) {
+	t.Helper()
+	old := limits
+	change(&limits)
+	t.Cleanup(func() { limits = old })
+}
+
+func setCollect(t testing.TB, most uint64) {
+	t.Helper()
+	old := collectLimit
+	collectLimit = most
+	t.Cleanup(func() { collectLimit = old })
 }
 
 func promotionOf(writes ...Tentative) Promotion { return Promotion{Writes: writes} }
@@ -245,7 +262,7 @@ func TestTheOrderOfPromotionDoesNotMatter(t *testing.T) {
 
 func TestFatesExpire(t *testing.T) {
 	r := openReplica(t)
-	r.limits.fates = 10
+	setLimits(t, func(l *ledgerLimits) { l.fates = 10 })
 	write := func(n uint64) Tentative { return eventual("n1-aaaa", n, n-1, hlc.Timestamp(n), "v") }
 	for n := uint64(1); n <= 25; n++ {
 		take(t, r, logged(t, n, promotionOf(write(n))))
@@ -281,14 +298,14 @@ func TestFatesExpire(t *testing.T) {
 // The bounds of the conflict list: count, bytes and age; what is dropped is the
 // oldest, and counted.
 func TestTheConflictListIsBounded(t *testing.T) {
-	day := hlc.Timestamp(86_400_000 << 16)
+	const day = 24 * time.Hour
 	r := openReplica(t)
 	take(t, r, logged(t, 1, put("k", "lin")))
-	index, sequence := uint64(1), uint64(0)
-	lose := func(now hlc.Timestamp, valueBytes int) {
+	index, sequence, clock := uint64(1), uint64(0), hlc.Timestamp(1<<50)
+	lose := func(lived time.Duration, valueBytes int) {
 		t.Helper()
 		index, sequence = index+1, sequence+1
-		take(t, r, logged(t, index, Promotion{Writes: []Tentative{eventual("n1-aaaa", sequence, 0, 1, strings.Repeat("v", valueBytes))}, Now: now}))
+		take(t, r, logged(t, index, Promotion{Writes: []Tentative{eventual("n1-aaaa", sequence, 0, 1, strings.Repeat("v", valueBytes))}, Now: clock, Lived: lived}))
 	}
 	is := func(listed, dropped uint64, oldest int) {
 		t.Helper()
@@ -298,24 +315,121 @@ func TestTheConflictListIsBounded(t *testing.T) {
 			t.Fatalf("%d listed, %d dropped, page of %d; want %d, %d, from %d", gotListed, gotDropped, len(page), listed, dropped, oldest)
 		}
 	}
-	r.limits.conflicts = 3
+	setLimits(t, func(l *ledgerLimits) { l.conflicts = 3 })
 	for i := range 5 {
 		lose(day, i+1)
 	}
 	is(3, 2, 3)
-	r.limits.conflictBytes = 1000
+	setLimits(t, func(l *ledgerLimits) { l.conflictBytes = 1000 })
 	lose(day, 500)
 	is(3, 3, 4)
 	lose(day, 500) // 500 and 500 do not fit with what each takes beside
 	is(1, 6, 500)
-	r.limits.conflictBytes = MaxConflictBytes
+	setLimits(t, func(l *ledgerLimits) { l.conflictBytes = MaxConflictBytes })
 	lose(3*day, 7)
 	lose(8*day, 8)
 	is(3, 6, 500)
-	lose(8*day+1<<16, 9)
+	lose(8*day+time.Millisecond, 9)
 	is(3, 7, 7)
 	lose(20*day, 10)
 	is(1, 10, 10)
+
+	// A leader's clock that jumps ages nothing, be it forward or back; nor does a
+	// leader that knows of less time than the one before it.
+	setLimits(t, func(l *ledgerLimits) { *l = standard })
+	for range 2 {
+		lose(20*day, 11)
+	}
+	for _, jump := range []int64{30 * 86_400_000 << 16, -60 * 86_400_000 << 16, 0} {
+		clock += hlc.Timestamp(jump)
+		lose(day, 12)
+	}
+	is(6, 10, 10)
+
+	// One command drops a bounded number, however much is too old, or too much.
+	setLimits(t, func(l *ledgerLimits) { l.conflictDrops = 2 })
+	lose(40*day, 13)
+	is(5, 12, 11)
+	setLimits(t, func(l *ledgerLimits) { l.conflicts = 1 })
+	lose(40*day, 14)
+	is(4, 14, 12)
+	lose(40*day, 15)
+	is(3, 16, 13)
+}
+
+// standard are the limits of this release.
+var standard = limits
+
+// A command does what its leader's release has it do: replicas of releases with
+// other constants, which apply one log, go on holding the same byte for byte.
+func TestReplicasOfTwoReleasesAgree(t *testing.T) {
+	log := randomLog(t, rand.New(rand.NewPCG(1, 2)), 60)
+	last := log[len(log)-1].Index
+	setLimits(t, func(l *ledgerLimits) {
+		l.fates, l.conflicts, l.conflictAge, l.conflictDrops, l.dotSpans = 9, 4, time.Hour, 1, 3
+	})
+	setCollect(t, 1)
+	for _, e := range randomLog(t, rand.New(rand.NewPCG(3, 4)), 60) { // a leader of the other release
+		e.Index += last
+		log = append(log, e)
+	}
+	last = log[len(log)-1].Index
+	setLimits(t, func(l *ledgerLimits) { *l = formerLimits })
+	for i := range uint64(5) { // a log that the former release left
+		log = append(log, logged(t, last+1+i, Promotion{Writes: []Tentative{eventual("n1-aaaa", 900+i, 1, 1, "v")}, Now: hlc.Timestamp(i) << 50}))
+	}
+	setLimits(t, func(l *ledgerLimits) { *l = standard })
+	setCollect(t, MaxCollected)
+	one, other := openReplica(t), openReplica(t)
+	take(t, one, log...)
+	for i, e := range log { // its constants change while it applies
+		setLimits(t, func(l *ledgerLimits) { l.fates, l.conflicts, l.conflictBytes, l.dotSpans = uint64(i), 2, 300, 2 })
+		setCollect(t, uint64(i%3))
+		take(t, other, e)
+	}
+	if dump(t, one) != dump(t, other) {
+		t.Error("the replicas hold different records")
+	}
+	if listed, dropped := one.ConflictCounts(); listed == 0 || dropped == 0 {
+		t.Errorf("%d conflicts are listed and %d dropped: the test shows nothing", listed, dropped)
+	}
+}
+
+// What former releases wrote is read, and taken up again as they would have: an old
+// log that two replicas have applied unequally far leads to the same records.
+func TestFormerRecordsStay(t *testing.T) {
+	r := openReplica(t)
+	setLimits(t, func(l *ledgerLimits) { *l = formerLimits })
+	day := hlc.Timestamp(86_400_000 << 16)
+	stale := func(n uint64, now hlc.Timestamp) ApplyEntry {
+		return logged(t, n+1, Promotion{Writes: []Tentative{eventual("n1-aaaa", n, 0, 1, "v")}, Now: now})
+	}
+	take(t, r, logged(t, 1, put("k", "lin")), stale(1, day), stale(2, 2*day))
+	for key, want := range map[string]int{string([]byte{kindLedger}): 1 + 9*8, string(conflictPlaceKey(0)): 1 + 8 + 4 + len("k")} {
+		record, err := r.storedRecord([]byte(key))
+		ok(t, err)
+		if len(record) != want || record[0] != ledgerFormat {
+			t.Errorf("record %x is %x: a former release would have written another", key, record)
+		}
+	}
+	take(t, r, stale(3, 9*day)) // by the clock, as ever: the first one goes
+	if listed, dropped := r.ConflictCounts(); listed != 2 || dropped != 1 {
+		t.Errorf("%d listed, %d dropped", listed, dropped)
+	}
+	// From now on they age as time is lived through: those of before from 0.
+	setLimits(t, func(l *ledgerLimits) { *l = standard })
+	lived := func(n uint64, lived time.Duration) {
+		take(t, r, logged(t, n+1, Promotion{Writes: []Tentative{eventual("n1-aaaa", n, 0, 1, "v")}, Now: 99 * day, Lived: lived}))
+	}
+	lived(4, time.Hour)
+	lived(5, MaxConflictAge)
+	if listed, dropped := r.ConflictCounts(); listed != 4 || dropped != 1 {
+		t.Errorf("%d listed, %d dropped", listed, dropped)
+	}
+	lived(6, MaxConflictAge+time.Second)
+	if listed, dropped := r.ConflictCounts(); listed != 3 || dropped != 3 {
+		t.Errorf("%d listed, %d dropped", listed, dropped)
+	}
 }
 
 func TestConflictsComeInPages(t *testing.T) {
@@ -353,7 +467,7 @@ func TestConflictsComeInPages(t *testing.T) {
 
 func TestAFloorCollectsTombstonesBehindIt(t *testing.T) {
 	r := openReplica(t)
-	r.limits.collect = 3
+	setCollect(t, 3)
 	gone := eventual("n1-aaaa", 1, 1, 1, "").of("eventual")
 	gone.Delete, gone.Bytes = true, nil
 	take(t, r,
@@ -619,7 +733,11 @@ func TestItDoesNotMatterHowManyTombstonesAreCollected(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		generation += 2
 		one, many := replicaOf(t, s, Replica{9, generation}), replicaOf(t, s, Replica{9, generation + 1})
-		one.limits.collect, many.limits.collect = 1, 100
+		logged := func(t fataler, index uint64, c any, collect uint64) ApplyEntry {
+			defer func(old uint64) { collectLimit = old }(collectLimit)
+			collectLimit = collect
+			return logged(t, index, c)
+		}
 		left := func(r *ReplicaState, key string) Value {
 			v, _, err := r.Get([]byte(key))
 			ok(t, err)
@@ -646,7 +764,7 @@ func TestItDoesNotMatterHowManyTombstonesAreCollected(t *testing.T) {
 				}
 				c = promotionOf(w)
 			}
-			a, b := take(t, one, logged(t, index, c))[0][0], take(t, many, logged(t, index, c))[0][0]
+			a, b := take(t, one, logged(t, index, c, 1))[0][0], take(t, many, logged(t, index, c, 100))[0][0]
 			if !samePromotion(a, b) {
 				t.Fatalf("entry %d, %v: %+v %+v and %+v %+v", index, c, a, a.Promoted, b, b.Promoted)
 			}

@@ -25,7 +25,6 @@ type ReplicaState struct {
 	floor      atomic.Uint64
 	durable    atomic.Uint64
 	superseded struct{ staleBase, older atomic.Uint64 }
-	limits     ledgerLimits
 
 	// mu is held while the state changes; what follows belongs to Apply.
 	mu       sync.Mutex
@@ -69,7 +68,7 @@ func decodePosition(b []byte) (position, error) {
 
 func openReplicaState(s *State, r Replica) (*ReplicaState, error) {
 	rs := &ReplicaState{
-		state: s, replica: r, limits: defaultLedgerLimits, overlay: overlay{at: make(map[string]int)},
+		state: s, replica: r, overlay: overlay{at: make(map[string]int)},
 		change: ledgerChange{records: make(map[string][]byte)},
 	}
 	rs.prefix = replicaPrefix(r)

@@ -47,7 +47,7 @@ func (r *ReplicaState) Collectable(floor uint64) bool {
 // applyFloor raises the floor and removes tombstones behind it. The batch holds
 // only this entry: what is in the database is all that was written at a lower
 // index, and so what is removed does not depend on how entries were batched.
-func (r *ReplicaState) applyFloor(index, floor uint64) (err error) {
+func (r *ReplicaState) applyFloor(index, floor, most uint64) (err error) {
 	c := &r.change
 	if floor = min(floor, index-1); floor > c.floor {
 		c.floor, c.changed = floor, true
@@ -57,8 +57,8 @@ func (r *ReplicaState) applyFloor(index, floor uint64) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
-	steps := 0
-	for ok := it.First(); ok && steps < r.limits.collect; ok = it.Next() {
+	steps := uint64(0)
+	for ok := it.First(); ok && steps < most; ok = it.Next() {
 		steps++
 		_, _, rest, err := decodeReplicaKey(it.Key())
 		if err != nil {

@@ -171,6 +171,10 @@ func TestTentativeSameWriteAtATime(t *testing.T) {
 	if len(answers) != 0 || tl.Holds(w.Dot) || tl.Candidates(w.Key) != nil {
 		t.Error("answered or readable before it was durable")
 	}
+	// But it may be on the disk, and who asks whether anybody holds it has to know.
+	if got := tl.Held(func(d Dot) bool { return d.Node == w.Dot.Node }); len(got) != 2 {
+		t.Errorf("%v are held or on their way", got)
+	}
 	other := w
 	other.Base++
 	if err := tl.Append([]TentativeWrite{other}); !errors.Is(err, ErrTentativeDot) {

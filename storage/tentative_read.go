@@ -212,11 +212,20 @@ func (t *TentativeLog) collect(c *tentativeCollected, walk tentativeWalk) error 
 	return nil
 }
 
-// Held lists the undecided writes whose dots in contains, in order. So a node
-// finds at start, or after its replica was replaced, what is decided already.
-// in is called with the log locked.
+// Held lists the undecided writes whose dots in contains, those too that are on
+// their way to the disk: they may be on it when this process has ended. One that
+// gets there meanwhile may be listed twice. So a node finds at start, or after its
+// replica was replaced, what is decided already, and what it holds of a node that
+// was removed. in is called with the log locked.
 func (t *TentativeLog) Held(in func(Dot) bool) []Dot {
 	var found []Dot
+	t.mu.RLock()
+	for d := range t.pending { // first: what leaves it is in the index then
+		if in(d) {
+			found = append(found, d)
+		}
+	}
+	t.mu.RUnlock()
 	walk := tentativeWalk{want: in}
 	for more := true; more; {
 		var items []*tentativeItem

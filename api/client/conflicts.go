@@ -22,7 +22,8 @@ type Conflict struct {
 	LosingBase     uint64 // the log index that the loser's node had heard of
 }
 
-func conflictOf(m *capstanv1.Conflict) Conflict {
+// ConflictOf is one conflict of a message.
+func ConflictOf(m *capstanv1.Conflict) Conflict {
 	return Conflict{
 		Key: m.GetKey(), LosingValue: m.GetLosingValue(), LosingDelete: m.GetLosingDelete(),
 		LosingVersion: versionOf(m.GetLosingVersion()), WinningVersion: versionOf(m.GetWinningVersion()),
@@ -41,7 +42,7 @@ func (c *Client) Conflicts(ctx context.Context, opts ...ConflictsOption) iter.Se
 				return
 			}
 			for _, one := range m.GetConflicts() {
-				if !yield(conflictOf(one), nil) {
+				if !yield(ConflictOf(one), nil) {
 					return
 				}
 			}
@@ -50,7 +51,7 @@ func (c *Client) Conflicts(ctx context.Context, opts ...ConflictsOption) iter.Se
 }
 
 // ConflictMessages is Conflicts with the messages as they come: many conflicts
-// each.
+// each. The last one says how many are listed no more.
 func (c *Client) ConflictMessages(ctx context.Context, opts ...ConflictsOption) iter.Seq2[*capstanv1.ListConflictsResponse, error] {
 	var s settings
 	for _, o := range opts {

@@ -25,7 +25,7 @@ func (p *program) conflictsCommand() *cobra.Command {
 		Short: "list eventual writes that lost to another",
 		Long: `Lists the eventual writes that lost, by key: what was lost, to which version, and
 why. Each partition keeps its latest ones: at most 10,000, 16 MiB, and those of
-the last seven days.`,
+the last seven days. The last line says how many are gone, if any.`,
 		Example: `  capstan conflicts
   capstan conflicts cart:
   capstan conflicts -v                    # and when, and the version that lost
@@ -54,18 +54,22 @@ the last seven days.`,
 					return nil
 				}
 				var rows []conflictRow
-				for one, err := range c.Conflicts(ctx, opts...) {
+				dropped := uint64(0)
+				for m, err := range c.ConflictMessages(ctx, opts...) {
 					if err != nil {
 						return err // a part of the list would look like all of it
 					}
-					rows = append(rows, rowOf(one))
+					for _, one := range m.GetConflicts() {
+						rows = append(rows, rowOf(one))
+					}
+					dropped = m.GetDropped()
 				}
 				p.waiting.stop()
-				if len(rows) == 0 {
+				if len(rows) == 0 && dropped == 0 {
 					p.note("no conflicts")
 					return nil
 				}
-				return p.printTable(func(w io.Writer) { showConflicts(w, rows, verbose) })
+				return p.printTable(func(w io.Writer) { showConflicts(w, rows, dropped, verbose) })
 			})
 		},
 	}
@@ -82,7 +86,8 @@ type conflictRow struct {
 	at                            time.Time
 }
 
-func rowOf(c client.Conflict) conflictRow {
+func rowOf(m *capstanv1.Conflict) conflictRow {
+	c := client.ConflictOf(m)
 	r := conflictRow{
 		key: clipped(visible(c.Key)), value: clipped(visible(c.LosingValue)), lost: c.LosingVersion.String(),
 		winner: "-", why: causeText(c), at: c.Time,
@@ -96,7 +101,14 @@ func rowOf(c client.Conflict) conflictRow {
 	return r
 }
 
-func showConflicts(w io.Writer, rows []conflictRow, verbose bool) {
+// showConflicts prints the table, and then how many conflicts are in it no more.
+func showConflicts(w io.Writer, rows []conflictRow, dropped uint64, verbose bool) {
+	if dropped > 0 {
+		defer fmt.Fprintf(w, "dropped: %d more, of any key: a partition keeps its latest 10,000 conflicts, 16 MiB, seven days\n", dropped)
+	}
+	if len(rows) == 0 {
+		return
+	}
 	t := table(w)
 	head := "KEY\tLOST VALUE\tLOST TO\tWHY\n"
 	if verbose {

@@ -126,6 +126,21 @@ func TestConflicts(t *testing.T) {
 	if strings.Count(stdout, "\n") != 2 || !strings.HasPrefix(stdout, `{"conflicts":[{"key":"YQA=","losingValue":"bmV3CmxpbmU=",`) || status != 0 {
 		t.Errorf("status %d\n%s", status, stdout)
 	}
+	// What is listed no more is not hidden.
+	const line = "dropped: 5416 more, of any key: a partition keeps its latest 10,000 conflicts, 16 MiB, seven days\n"
+	f.conflicts[1].Dropped = 5416
+	if stdout, stderr, status = shell(t, "", "conflicts"); stdout != want+line || stderr != "" || status != 0 {
+		t.Errorf("status %d\n%s%s", status, stdout, stderr)
+	}
+	if stdout, _, _ = shell(t, "", "conflicts", "-o", "json"); !strings.HasSuffix(stdout, `"dropped":"5416"}`+"\n") {
+		t.Errorf("%s", stdout)
+	}
+	listed := f.conflicts
+	f.conflicts = []*capstanv1.ListConflictsResponse{{Dropped: 5416}}
+	if stdout, stderr, status = shell(t, "", "conflicts"); stdout != line || stderr != "" || status != 0 {
+		t.Errorf("status %d\n%s%s", status, stdout, stderr)
+	}
+	f.conflicts = listed
 	// A part of the list must not look like all of it.
 	f.fail = failure(connect.CodeUnavailable, "no leader for partition 3", &capstanv1.ErrorInfo{Outcome: capstanv1.Outcome_OUTCOME_NOT_APPLIED})
 	stdout, stderr, status = shell(t, "", "conflicts", "--via", f.url)

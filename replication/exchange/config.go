@@ -68,6 +68,8 @@ type Replica interface {
 	// it a tombstone; 0 for none.
 	Newest(key []byte) (hlc.Timestamp, error)
 	PromotedHas(storage.Dot) bool
+	// Lived is for how long the partition has had a leader, as far as is applied.
+	Lived() time.Duration
 	// Promoted is not changed by anybody once it was given out.
 	Promoted() *storage.DotSet
 	// Fate is what became of a write.

@@ -107,3 +107,35 @@ func (alone) Call(context.Context, partition.NodeID, uint8, []byte) ([]byte, err
 }
 func (alone) Handle(uint8, func(context.Context, partition.NodeID, []byte) ([]byte, error)) {}
 func (alone) LastHeard(partition.NodeID) (time.Duration, bool)                              { return 0, false }
+
+// Promotions tell for how long the partition has had a leader. That is measured, and
+// taken on by the next leader; no clock that is set changes it.
+func TestALeaderMeasuresTheTimeLivedThrough(t *testing.T) {
+	inWorld(t, options{}, func(t *testing.T, w *world) {
+		write := func(at partition.NodeID) time.Duration {
+			t.Helper()
+			w.node(at).mustAccept("k", "v", 1)
+			w.quiet(10 * time.Second)
+			w.caughtUp()
+			return w.node("n3").replicas[0].Lived()
+		}
+		near := func(got, want time.Duration) {
+			t.Helper()
+			if got < want-5*time.Second || got > want+5*time.Second {
+				t.Errorf("the partition has lived for %v, not %v", got, want)
+			}
+		}
+		for _, n := range w.up() {
+			n.tentative(0) // which opens what keeps the time; a node opens all of them
+		}
+		write("n1")
+		time.Sleep(time.Minute)
+		near(write("n1"), time.Minute)
+		w.groups[0].transfer("n2")
+		time.Sleep(2 * time.Minute)
+		near(write("n1"), 3*time.Minute)
+		w.groups[0].transfer("n1")
+		time.Sleep(time.Minute)
+		near(write("n3"), 4*time.Minute) // not again what n2 has measured
+	})
+}

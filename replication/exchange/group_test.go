@@ -258,6 +258,7 @@ func (r *replica) WaitApplied(ctx context.Context, index uint64) error {
 }
 
 func (r *replica) Applied() (index, term uint64)            { return r.state.Applied() }
+func (r *replica) Lived() time.Duration                     { return r.state.Lived() }
 func (r *replica) Promoted() *storage.DotSet                { return r.state.Promoted() }
 func (r *replica) Forfeited(n partition.NodeID) bool        { return r.state.Forfeited(n) }
 func (r *replica) Fate(d storage.Dot) (storage.Fate, error) { return r.state.Fate(d) }

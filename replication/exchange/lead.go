@@ -43,6 +43,11 @@ type lead struct {
 	at       map[storage.Dot]seat
 	bytes    int // of what waits and is under way
 	underWay int // proposals
+
+	// base is for how long the partition had lived at since; since is zero while this
+	// node does not lead.
+	base  time.Duration
+	since time.Time
 }
 
 // seat is a write's place in a proposal.
@@ -97,6 +102,32 @@ func (l *lead) promote(ctx context.Context, writes []storage.TentativeWrite) han
 		a.index = max(a.index, at.of.result.Index)
 	}
 	return a
+}
+
+// lived is for how long the partition has had a leader: what its state knows, and
+// how long this node has led since then. Go's monotonic clock measures it, which
+// nobody sets.
+func (l *lead) lived(r Replica) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now, known := time.Now(), r.Lived()
+	if l.since.IsZero() || known > l.base+now.Sub(l.since) {
+		l.since, l.base = now, known
+	}
+	return l.base + now.Sub(l.since)
+}
+
+// tick looks whether this node still leads. Between two looks the lead may have been
+// lost and won again: then that time counts, too.
+func (l *lead) tick() {
+	r := l.x.cfg.Replica(l.partition)
+	if r != nil && r.Leads() {
+		l.lived(r)
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.since = time.Time{}
 }
 
 func (l *lead) elsewhere() handInAnswer {
@@ -163,7 +194,7 @@ func fateOf(r Replica, d storage.Dot) (storage.FateKind, uint64) {
 
 // promotionRoom is what the writes of a promotion may take up, beside its
 // other fields.
-const promotionRoom = storage.MaxPromotionBytes - 64
+const promotionRoom = storage.MaxPromotionBytes - 128
 
 // add puts a write into the last proposal, or begins another.
 func (l *lead) add(w *storage.Tentative) seat {
@@ -207,7 +238,7 @@ func (l *lead) pump(r Replica) {
 }
 
 func (l *lead) propose(r Replica, p *proposal) {
-	p.result, p.err = promotion(l.x, r, p.writes)
+	p.result, p.err = promotion(l.x, r, l.lived(r), p.writes)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.finish(p)
@@ -224,9 +255,9 @@ func (l *lead) finish(p *proposal) {
 }
 
 // promotion commits writes as one command.
-func promotion(x *Exchange, r Replica, writes []storage.Tentative) (storage.PromotionResult, error) {
+func promotion(x *Exchange, r Replica, lived time.Duration, writes []storage.Tentative) (storage.PromotionResult, error) {
 	none := storage.PromotionResult{}
-	command, err := storage.AppendPromotion(nil, storage.Promotion{Writes: writes, Now: x.cfg.Clock.Now()})
+	command, err := storage.AppendPromotion(nil, storage.Promotion{Writes: writes, Now: x.cfg.Clock.Now(), Lived: lived})
 	if err != nil {
 		return none, err
 	}

@@ -82,6 +82,7 @@ func (pl *place) hasReplica() bool {
 
 // tick tries what did not get on by itself.
 func (pl *place) tick() {
+	pl.lead.tick()
 	empty, leader := pl.log.Backlog().Count == 0, pl.leader() != ""
 	pl.mu.Lock()
 	if empty {

@@ -2320,7 +2320,11 @@ func (x *ListConflictsRequest) GetLimit() uint32 {
 type ListConflictsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In byte order of their keys, going on from the message before.
-	Conflicts     []*Conflict `protobuf:"bytes,1,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	Conflicts []*Conflict `protobuf:"bytes,1,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	// In the last message: how many conflicts the partitions that were asked have
+	// dropped since the cluster began, whatever their keys, by the bounds of the
+	// list. 0 in every other message.
+	Dropped       uint64 `protobuf:"varint,2,opt,name=dropped,proto3" json:"dropped,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2360,6 +2364,13 @@ func (x *ListConflictsResponse) GetConflicts() []*Conflict {
 		return x.Conflicts
 	}
 	return nil
+}
+
+func (x *ListConflictsResponse) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
 }
 
 // Conflict is one write that lost.
@@ -2604,9 +2615,10 @@ const file_capstan_v1_kv_proto_rawDesc = "" +
 	"\x06result\x18\x02 \x01(\v2\x12.capstan.v1.ResultR\x06result\"D\n" +
 	"\x14ListConflictsRequest\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\fR\x06prefix\x12\x14\n" +
-	"\x05limit\x18\x02 \x01(\rR\x05limit\"K\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\"e\n" +
 	"\x15ListConflictsResponse\x122\n" +
-	"\tconflicts\x18\x01 \x03(\v2\x14.capstan.v1.ConflictR\tconflicts\"\xe0\x02\n" +
+	"\tconflicts\x18\x01 \x03(\v2\x14.capstan.v1.ConflictR\tconflicts\x12\x18\n" +
+	"\adropped\x18\x02 \x01(\x04R\adropped\"\xe0\x02\n" +
 	"\bConflict\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12!\n" +
 	"\flosing_value\x18\x02 \x01(\fR\vlosingValue\x12:\n" +
