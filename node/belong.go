@@ -404,6 +404,41 @@ func (n *Node) admit(hello transport.Hello) error {
 	return nil
 }
 
+// isMember reports whether a peer is in the ring. Before this node has a ring, it
+// knows nobody, and its first members may be anybody.
+func (n *Node) isMember(hello transport.Hello) bool {
+	ring := n.ring()
+	if !ring.Founded() {
+		return true
+	}
+	known, ok := ring.Node(hello.From)
+	return ok && known.State != control.Left
+}
+
+// hearsGuests reports whether a node that is not in the ring may speak in a group:
+// in the control group, while no leader is heard there that is in the ring. This
+// node's ring may be old, and the present leader have registered since.
+func (n *Node) hearsGuests(group storage.GroupID) bool {
+	if group != storage.ControlGroup {
+		return false
+	}
+	select {
+	case <-n.controlUp:
+	default:
+		return true
+	}
+	if n.control.group.Leads() {
+		return false
+	}
+	_, from, at := n.control.link.LeaderHeard()
+	leader, err := replication.ParseServerID(from)
+	return err != nil || time.Since(at) > guestsAfter || !n.isMember(transport.Hello{From: leader.Node})
+}
+
+// guestsAfter is the silence of a known control leader after which another may be
+// heard: above the time in which its followers elect the next one.
+const guestsAfter = 3 * time.Second
+
 func randomSecret() []byte {
 	secret := make([]byte, control.SecretBytes)
 	_, _ = rand.Read(secret) // never fails

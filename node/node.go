@@ -269,6 +269,7 @@ func (n *Node) openPeers() (err error) {
 		Book: book,
 		Self: n.id, Cluster: n.identity.ClusterID, Incarnation: n.incarnation, Start: n.identity.Starts(),
 		Listener: n.sockets.peer, Dial: n.config.Network.Dial, Resolve: n.resolve, Admit: n.admit, Allow: allow,
+		Member: n.isMember, GuestKinds: []uint8{kindControl, kindPromise}, Guest: n.hearsGuests,
 		Events: n.onTransportEvent,
 	}); err != nil {
 		return err

@@ -54,7 +54,8 @@ func (t *Transport) welcome(conn net.Conn) (partition.NodeID, error) {
 	g, err := readGreeting(conn)
 	from := g.hello.From
 	refuse := func(v verdict, err error) (partition.NodeID, error) {
-		_, _ = conn.Write(greeting{version: protocolVersion, verdict: v, hello: t.hello(from), text: err.Error()}.encode())
+		// Whoever is refused learns nothing of this node: the reason is in its own log.
+		_, _ = conn.Write(greeting{version: protocolVersion, verdict: v}.encode())
 		return from, err
 	}
 	switch {

@@ -135,7 +135,7 @@ func (l *link) onCall(m message) error {
 		return fmt.Errorf("%w: malformed call", ErrProtocol)
 	}
 	h := l.t.handlers[kind].Load()
-	if h == nil {
+	if h == nil || !l.mayCall(kind) {
 		l.refuse(msgCallAnswer, m.id, codeNoHandler)
 		return nil
 	}
@@ -216,7 +216,7 @@ func (l *link) onNotify(m message) error {
 	if len(m.payload) == 0 {
 		return fmt.Errorf("%w: malformed notification", ErrProtocol)
 	}
-	if h := l.t.handlers[m.payload[0]].Load(); h != nil {
+	if h := l.t.handlers[m.payload[0]].Load(); h != nil && l.mayCall(m.payload[0]) {
 		l.handle(m.payload[0], func() { _, _ = (*h)(l.t.ctx, l.peer.id, m.payload[1:]) })
 	}
 	return nil

@@ -66,6 +66,13 @@ type Config struct {
 	// Admit judges the other side of every handshake; nil admits all. ErrPeerRemoved
 	// reaches the other side as ErrRemoved.
 	Admit func(Hello) error
+	// Member reports whether the other side of a connection belongs to the cluster, as
+	// far as this node knows now; nil: all do. Who does not reaches the handlers of
+	// GuestKinds, and Raft only in the groups that Guest allows: a node whose own
+	// knowledge is old must hear a leader that it does not know. Nil allows none.
+	Member     func(Hello) bool
+	GuestKinds []uint8
+	Guest      func(storage.GroupID) bool
 	// Allow is a seam for deliberate cuts: false drops what goes from one node
 	// to the other, as a cut cable would, and refuses new connections between
 	// them. It is asked for each frame. Nil allows all. Whoever changes what it

@@ -96,11 +96,11 @@ func (g greeting) refusal() error {
 	case accepted:
 		return nil
 	case refusedVersion:
-		return fmt.Errorf("%w: %s", ErrVersion, g.text)
+		return fmt.Errorf("%w: %d there, %d here", ErrVersion, g.version, protocolVersion)
 	case refusedPeer:
-		return fmt.Errorf("%w: %s", ErrWrongPeer, g.text)
+		return ErrWrongPeer
 	case refusedAdmit:
-		return fmt.Errorf("%w: %s", ErrNotAdmitted, g.text)
+		return fmt.Errorf("%w: the log of that node says why", ErrNotAdmitted)
 	case refusedRemoved:
 		return fmt.Errorf("%w: %w", ErrNotAdmitted, ErrRemoved)
 	case refusedUseMine:

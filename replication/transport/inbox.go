@@ -15,6 +15,9 @@ func newAnswerChannel() any { return make(chan raft.RPCResponse, 1) }
 // was heard before belongs to a replica that is no more.
 func (l *link) lookup(e envelope) (g *GroupTransport, stale bool) {
 	t := l.t
+	if !l.mayReplicate(e.group) {
+		return nil, false
+	}
 	from := origin{l.peer.id, e.group}
 	t.mu.RLock()
 	g = t.groups[storage.Replica{Group: e.group, Generation: e.to}]

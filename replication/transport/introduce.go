@@ -168,6 +168,9 @@ func (l *link) onIntroduce(b []byte) error {
 		if err := d.finish(); err != nil || opening == 0 {
 			return fmt.Errorf("%w: malformed introduction", ErrProtocol)
 		}
+		if !l.mayReplicate(r.Group) {
+			continue
+		}
 		err := l.t.cfg.Book.Judge(knowledge.Key{Node: l.peer.id, Replica: r}, l.at, opening, c)
 		loss := (*knowledge.Loss)(nil)
 		switch {

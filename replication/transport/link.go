@@ -22,6 +22,7 @@ type link struct {
 	peer   *peer
 	conn   net.Conn
 	hello  Hello // the other side's
+	member atomic.Bool
 	dialed bool
 	born   time.Time
 	at     uint64 // number of the connection to the peer; set before it is read
