@@ -111,6 +111,7 @@ func (s *replicaSet) add(ring *control.State, p partition.ID, placed control.Rep
 	if err != nil {
 		return s.notOpened(name, err)
 	}
+	state.SetPartitions(len(ring.Partitions))
 	var first []replication.Member
 	if placed.Generation == control.FirstGeneration {
 		// All replicas of the first placement begin with the same configuration.

@@ -133,7 +133,7 @@ func decodeFate(dot Dot, record []byte, nodes *nodeNames) (Fate, error) {
 	switch f.Kind {
 	case FateCommitted:
 		f.Version = Version{Index: f.Index, Timestamp: hlc.Timestamp(d.uint64()), Node: dot.Node}
-	case FateSuperseded:
+	case FateSuperseded, FateLost:
 		f.Version = d.version(nodes)
 	default:
 		return Fate{}, corrupt("fate of kind %d", f.Kind)

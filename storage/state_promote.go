@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/storage/fault"
 	"github.com/capstan-kv/capstan/storage/hlc"
 )
@@ -50,6 +51,25 @@ func (r *ReplicaState) applyPromotion(index uint64, p *Promotion) (*PromotionRes
 	return result, r.dropConflicts(p)
 }
 
+// Takes reports whether t may be a write of this partition: whether its key belongs
+// here, and its timestamp is one that a clock gives. Each replica answers the same:
+// it asks neither a clock nor a setting of the node. A write that is not taken is
+// lost when it is promoted.
+func (r *ReplicaState) Takes(t *Tentative) bool {
+	return TakesWrite(r.replica, int(r.partitions.Load()), t)
+}
+
+// TakesWrite is [ReplicaState.Takes] without a replica here; partitions 0 says that
+// their number is not known.
+func TakesWrite(r Replica, partitions int, t *Tentative) bool {
+	p, ok := r.Group.Partition()
+	return t.Timestamp < hlc.Horizon && (partitions == 0 || !ok || partition.Of(t.Key, partitions) == p)
+}
+
+// SetPartitions says how many partitions the cluster has, which never changes. Call
+// it before entries are applied.
+func (r *ReplicaState) SetPartitions(n int) { r.partitions.Store(int64(n)) }
+
 // promote takes up one write, and says whether that has decided it.
 func (r *ReplicaState) promote(index uint64, t *Tentative, p *Promotion) (f Fate, decided bool, err error) {
 	c := &r.change
@@ -70,6 +90,10 @@ func (r *ReplicaState) promote(index uint64, t *Tentative, p *Promotion) (f Fate
 		} else if err != nil {
 			return Fate{}, false, err
 		}
+	}
+	if !r.Takes(t) {
+		f = Fate{Kind: FateLost, Index: index}
+		return f, true, r.setFate(t.Dot, f)
 	}
 	held, closer, err := r.held(t.Key)
 	if err != nil {

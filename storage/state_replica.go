@@ -25,6 +25,7 @@ type ReplicaState struct {
 	floor      atomic.Uint64
 	durable    atomic.Uint64
 	superseded struct{ staleBase, older atomic.Uint64 }
+	partitions atomic.Int64 // of the cluster; 0: not known
 
 	// mu is held while the state changes; what follows belongs to Apply.
 	mu       sync.Mutex

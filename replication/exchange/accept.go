@@ -97,8 +97,14 @@ func (x *Exchange) accept(ctx context.Context, w Write) (Accepted, error) {
 		draft.GiveBack()
 		return Accepted{}, storeError(err)
 	}
+	timestamp := x.cfg.Clock.NowAfter(after)
+	if timestamp >= hlc.Horizon {
+		draft.GiveBack()
+		return Accepted{}, bad(replication.BadOption, fmt.Sprintf("this write would bear a timestamp beyond %v: a clock is broken, here or where the key was written last", hlc.Horizon.Time().UTC()),
+			"set the clocks; a linearizable write or delete of the key replaces its timestamp")
+	}
 	t := storage.TentativeWrite{Hint: r == nil, Tentative: storage.Tentative{
-		Dot: draft.Dot, Base: draft.Base, Timestamp: x.cfg.Clock.NowAfter(after),
+		Dot: draft.Dot, Base: draft.Base, Timestamp: timestamp,
 		Delete: w.Delete, Key: w.Key, Bytes: w.Value,
 	}}
 	h = holding{place: pl, write: t, order: order, acks: w.Acks}

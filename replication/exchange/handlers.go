@@ -6,6 +6,7 @@ import (
 
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/storage"
+	"github.com/capstan-kv/capstan/storage/hlc"
 )
 
 type handler = func(ctx context.Context, from partition.NodeID, payload []byte) ([]byte, error)
@@ -57,6 +58,9 @@ func (x *Exchange) handleStore(_ context.Context, from partition.NodeID, payload
 	if pl == nil {
 		return storeAnswer{status: statusElsewhere}.encode(), nil
 	}
+	if err := x.checkWrites(m.partition, m.writes); err != nil {
+		return nil, err
+	}
 	s, fresh := pl.store(m.writes)
 	if len(fresh) > 0 {
 		x.emit(Received{pl.partition, from, len(fresh)})
@@ -65,6 +69,19 @@ func (x *Exchange) handleStore(_ context.Context, from partition.NodeID, payload
 		}
 	}
 	return storeAnswer{s, pl.log.Heard()}.encode(), nil
+}
+
+// checkWrites refuses writes that no node accepts: a key of another partition, or a
+// timestamp that no clock gives. What comes by a hand-in is judged where it is
+// applied, for ever.
+func (x *Exchange) checkWrites(p partition.ID, writes []storage.TentativeWrite) error {
+	r := storage.Replica{Group: storage.GroupOf(p)}
+	for i := range writes {
+		if w := &writes[i].Tentative; !storage.TakesWrite(r, x.cfg.Ring().Partitions(), w) {
+			return malformed("write %v is none of partition %d, or its timestamp is beyond %v", w.Dot, p, hlc.Horizon.Time().UTC())
+		}
+	}
+	return nil
 }
 
 func (x *Exchange) handleHandIn(ctx context.Context, _ partition.NodeID, payload []byte) ([]byte, error) {

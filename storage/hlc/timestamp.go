@@ -13,6 +13,10 @@ const (
 	// Max is the highest timestamp; nothing is above it. It lies in the year
 	// 10889, so a decoder may well refuse it.
 	Max = Timestamp(1<<64 - 1)
+	// Horizon is the first millisecond of the year 2200. No write bears a timestamp
+	// at or above it: what is beyond it is a broken clock or a forgery, and there
+	// must be room above every write for the next one.
+	Horizon = Timestamp(7_258_118_400_000 << counterBits)
 )
 
 // At is the lowest timestamp of the millisecond in which t falls. Times before
