@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"time"
@@ -40,9 +41,10 @@ type driver struct {
 	transfer func(context.Context, partition.Transfer) error
 	// failed is when a transfer of a partition failed last: each attempt holds up its
 	// writes, so that the next one waits for driverInterval. Owned by run.
-	failed map[partition.ID]time.Time
-	wake   <-chan struct{} // gossip has changed
-	log    *slog.Logger
+	failed   map[partition.ID]time.Time
+	wake     <-chan struct{} // gossip has changed
+	log      *slog.Logger
+	failures seldom
 }
 
 func (d *driver) run(ctx context.Context) {
@@ -80,7 +82,9 @@ func (d *driver) round(ctx context.Context) bool {
 		if err != nil {
 			// The next round decides anew; some failures are the way of things,
 			// as a transfer to a node that has just gone.
-			d.log.Warn("placement step failed", "step", step, "err", err)
+			if silent, due := d.failures.due(fmt.Sprint(step, err)); due {
+				d.log.Warn("placement step failed", "step", step, "err", err, "silent_repeats", silent)
+			}
 			if transfer, ok := step.(control.TransferLeader); ok {
 				if d.failed == nil {
 					d.failed = map[partition.ID]time.Time{}
@@ -89,7 +93,7 @@ func (d *driver) round(ctx context.Context) bool {
 			}
 			continue
 		}
-		d.log.Info("placement step", "step", step)
+		d.log.Debug("placement step", "step", step)
 	}
 	return len(steps) > 0 || observed.VotePending()
 }

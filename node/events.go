@@ -2,6 +2,7 @@ package node
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 
 	"github.com/capstan-kv/capstan/node/formation"
@@ -15,34 +16,58 @@ import (
 
 // journal writes the rooms' events to the node's log: the one place that
 // decides what is worth which level.
-type journal struct{ log *slog.Logger }
+type journal struct {
+	log      *slog.Logger
+	refusals *seldom
+}
+
+// innermost is the error at the end of the chain: its text has no addresses and
+// ports, which differ each time.
+func innermost(err error) error {
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			return err
+		}
+		err = next
+	}
+}
+
+// loggedPartition names a replica by the number of its partition, as status and
+// metrics do.
+func loggedPartition(r storage.Replica) string {
+	if p, ok := r.Group.Partition(); ok {
+		return partitionLabel(p)
+	}
+	return "control"
+}
 
 func (j journal) replication(e replication.Event) {
 	switch e := e.(type) {
 	case replication.LeaderObserved:
-		j.log.Debug("leader changed", "replica", e.Replica, "leader", e.Leader.Node, "term", e.Term)
+		j.log.Debug("leader changed", "partition", loggedPartition(e.Replica), "leader", e.Leader.Node, "term", e.Term)
 	case replication.LeadershipProven:
-		j.log.Info("leading", "replica", e.Replica, "term", e.Term)
+		j.log.Info("leading", "partition", loggedPartition(e.Replica), "term", e.Term)
 	case replication.LeaderMissed:
-		j.log.Info("no leader is heard by a quorum: standing for election", "replica", e.Replica, "silent", e.For)
+		j.log.Info("no leader is heard by a quorum: standing for election", "partition", loggedPartition(e.Replica), "silent", e.For)
 	case replication.LeadershipLost:
-		j.log.Info("no longer leading", "replica", e.Replica)
+		j.log.Info("no longer leading", "partition", loggedPartition(e.Replica))
 	case replication.ReplicaFailed:
 		if !isWrong(e.Err) { // what is wrong for good is told with the quarantine
-			j.log.Error("replica failed and serves nothing until the node is restarted", "replica", e.Replica, "err", oneLine(e.Err))
+			j.log.Error("replica failed and serves nothing until the node is restarted", "partition", loggedPartition(e.Replica), "err", oneLine(e.Err))
 		}
 	case replication.DiskStalled:
-		j.log.Error("disk stalled: heartbeats stopped so that others take over", "replica", e.Replica, "for", e.For)
+		j.log.Error("disk stalled: heartbeats stopped so that others take over", "partition", loggedPartition(e.Replica), "for", e.For)
 	case replication.DiskRecovered:
-		j.log.Info("disk works again", "replica", e.Replica)
+		j.log.Info("disk works again", "partition", loggedPartition(e.Replica))
 	case replication.ApplyStalled:
-		j.log.Error("applying has stalled: heartbeats stopped so that others take over", "replica", e.Replica, "for", e.For)
+		j.log.Error("applying has stalled: heartbeats stopped so that others take over", "partition", loggedPartition(e.Replica), "for", e.For)
 	case replication.ApplyRecovered:
-		j.log.Info("applying works again", "replica", e.Replica)
+		j.log.Info("applying works again", "partition", loggedPartition(e.Replica))
 	case replication.SnapshotFailed:
-		j.log.Error("the raft log could not be cut", "replica", e.Replica, "err", e.Err)
+		j.log.Error("the raft log could not be cut", "partition", loggedPartition(e.Replica), "err", e.Err)
 	case replication.RaftWarning:
-		j.log.Debug("raft", "replica", e.Replica, "line", e.Line)
+		j.log.Debug("raft", "partition", loggedPartition(e.Replica), "line", e.Line)
 	}
 }
 
@@ -57,10 +82,12 @@ func (j journal) transport(e transport.Event) {
 			j.log.Debug("connection across a cut refused", "peer", e.Peer)
 			return
 		}
-		j.log.Warn("connection refused", "peer", e.Peer, "incoming", e.Incoming, "err", e.Err)
+		if silent, due := j.refusals.due(fmt.Sprint(e.Peer, e.Incoming, innermost(e.Err))); due {
+			j.log.Warn("connection refused", "peer", e.Peer, "incoming", e.Incoming, "err", e.Err, "silent_repeats", silent)
+		}
 	case transport.Rejected:
 		j.log.Warn("a Raft message of a peer was refused as invalid; others of the next seconds are not logged",
-			"peer", e.Peer, "replica", e.Replica, "err", e.Err)
+			"peer", e.Peer, "partition", loggedPartition(e.Replica), "err", e.Err)
 	case transport.Disowned:
 		j.log.Warn("a replica of a peer has lost what it had acknowledged: it does not count here, and its node is told to stop",
 			"peer", e.Peer, "replica", replicaName(e.Replica), "loss", e.Loss)
@@ -112,7 +139,7 @@ func (j journal) state(e storage.Event) {
 	case storage.EventCorruption:
 		j.log.Error("a table is damaged", "database", e.Database, "path", e.Path, "err", oneLine(e.Err))
 	case storage.EventReplicaDamaged:
-		j.log.Error("the state of a replica is damaged", "replica", e.Replica, "err", e.Err)
+		j.log.Error("the state of a replica is damaged", "partition", loggedPartition(e.Replica), "err", e.Err)
 	case storage.EventWriteStallBegin:
 		j.log.Warn("writes wait for the database", "database", e.Database, "reason", e.Reason)
 	case storage.EventWriteStallEnd:

@@ -106,7 +106,7 @@ func Open(ctx context.Context, config Config) (_ *Node, err error) {
 		return nil, err
 	}
 	n := &Node{
-		config: config, journal: journal{config.Logger}, incarnation: randomNumber(),
+		config: config, journal: journal{log: config.Logger, refusals: &seldom{}}, incarnation: randomNumber(),
 		cursors: &cursors{}, done: make(chan struct{}), controlUp: make(chan struct{}), settled: make(chan struct{}),
 		gossipChanged: make(chan struct{}, 1), gossipForming: make(chan struct{}, 1), damaged: newDamagedTables(),
 	}
