@@ -30,7 +30,8 @@
 // A read has no effect, so any failure of the way to a node is tried again
 // elsewhere. A write is tried again only after a definite failure: the node
 // said that it was not applied, or no connection came about so that nothing
-// was sent. Attempts are bounded ([Options.MaxAttempts]), wait with
+// was sent. After a refusal for want of a quorum it goes only to a node that
+// answers a question first: a frozen one would make its outcome unknown. Attempts are bounded ([Options.MaxAttempts]), wait with
 // exponential backoff and full jitter, and never outlive the context. Nothing
 // in this package retries a write whose outcome is unknown.
 //

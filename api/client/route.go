@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+
+	capstanv1 "github.com/capstan-kv/capstan/api/capstan/v1"
 )
 
 const (
@@ -19,6 +21,9 @@ const (
 	// refusedRounds is how often a call tries every node it knows while none
 	// accepts a connection: nobody is there, and waiting longer tells no more.
 	refusedRounds = 4
+	// probeTimeout bounds the question whether a node answers at all: some round
+	// trips to another continent.
+	probeTimeout = 500 * time.Millisecond
 	// maxHints bounds how many hints at a leader one call follows.
 	maxHints = 3
 )
@@ -144,7 +149,8 @@ func invoke[T any](ctx context.Context, c *Client, what call, s settings, send f
 		return zero, refused
 	}
 	n, _ := way.pick()
-	refusals := 0 // in a row
+	refusals := 0   // in a row
+	var told *Error // the last definite refusal for want of a quorum
 	for attempt := 1; ; attempt++ {
 		one, done := attemptContext(ctx, what)
 		answer, servedBy, err := send(one, n)
@@ -168,6 +174,11 @@ func invoke[T any](ctx context.Context, c *Client, what call, s settings, send f
 		if refusals++; !e.unsent {
 			refusals = 0
 		}
+		if e.Reason == capstanv1.Reason_REASON_NO_QUORUM && e.Outcome == capstanv1.Outcome_OUTCOME_NOT_APPLIED {
+			told = e
+		} else if told != nil && !what.write && e.Info == nil {
+			e = told // it says more than that another node does not answer
+		}
 		if attempt >= c.maxAttempts || refusals >= refusedRounds*len(way.order) || !retryable(what, e, ctx.Err() == nil) {
 			return zero, e
 		}
@@ -179,8 +190,37 @@ func invoke[T any](ctx context.Context, c *Client, what call, s settings, send f
 		if atOnce := hinted || (fresh && (e.unsent || what.near)); !atOnce && !wait(ctx, attempt) {
 			return zero, e
 		}
+		if told != nil && what.write {
+			if next = c.answering(ctx, way, next, told.Endpoint); next == nil {
+				return zero, told
+			}
+		}
 		n = next
 	}
+}
+
+// answering is next, or one behind it, that answers a question: after a definite
+// refusal for want of a quorum the other nodes may be frozen or cut off, and a
+// write that is sent to one of those has an unknown outcome. refused has just
+// answered. Nil if none answers in time.
+func (c *Client) answering(ctx context.Context, way *route, next *node, refused string) *node {
+	for range len(way.order) + 1 {
+		if next.base == refused {
+			return next
+		}
+		one, cancel := context.WithTimeout(ctx, probeTimeout)
+		_, err := next.cluster.GetStatus(one, &capstanv1.GetStatusRequest{})
+		cancel()
+		if err == nil {
+			return next
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		next.note(errorOf(call{op: "status"}, err))
+		next, _ = way.pick()
+	}
+	return nil
 }
 
 // follow takes an error's hint at the leader, if there is one.
