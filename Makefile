@@ -13,7 +13,7 @@ GENERATE := $(GO) tool -modfile=.tools/generate/go.mod
 export GOTOOLCHAIN := auto
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-faults run test race lint vuln generate bench jepsen jepsen-short clean
+.PHONY: help build build-faults run test race descheduled lint vuln generate bench jepsen jepsen-short clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test: ## run all tests once (COUNT=n repeats them, PKGS=./storage/... narrows)
 
 race: ## run all tests under the race detector
 	$(GO) test -race -count=$(COUNT) $(PKGS)
+
+descheduled: ## two hundred random runs in which the Raft library's goroutines lose the processor (CAPSTAN_SEEDS=n for more)
+	CAPSTAN_SEEDS=$${CAPSTAN_SEEDS:-200} $(GO) test -count=1 -run TestReplicasAgreeWhateverIsDescheduled ./replication
 
 lint: ## formatting, static analysis, protos, and that generated code is current
 	$(LINT) golangci-lint run

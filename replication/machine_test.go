@@ -21,10 +21,11 @@ type mapMachine struct {
 	index, term uint64
 	data        map[string]string
 	applies     int
-	frozen      chan struct{} // if set, entries are applied once it is closed
-	takes       time.Duration // how long it takes to apply a batch
-	staging     time.Duration // how long it takes to receive a state
-	staged      int           // states received
+	frozen      chan struct{}     // if set, entries are applied once it is closed
+	takes       time.Duration     // how long it takes to apply a batch
+	staging     time.Duration     // how long it takes to receive a state
+	staged      int               // states received
+	history     map[uint64]string // by index, if remember was called
 }
 
 // freeze stops the machine from applying until thaw is called.
@@ -39,6 +40,20 @@ func (m *mapMachine) freeze() (thaw func()) {
 		m.frozen = nil
 		close(gate)
 	}
+}
+
+// remember has the machine keep what it applies from now on.
+func (m *mapMachine) remember() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.history = map[uint64]string{}
+}
+
+// applied are the commands by index of their entry.
+func (m *mapMachine) applied() map[uint64]string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.history)
 }
 
 // slow has each batch take so long.
@@ -71,6 +86,9 @@ func (m *mapMachine) Apply(entries []Entry) ([][]any, error) {
 				return nil, errors.New("the machine broke")
 			}
 			k, v, _ := strings.Cut(string(c), "=")
+			if m.history != nil {
+				m.history[e.Index] += string(c) + ";"
+			}
 			results[i] = append(results[i], m.data[k])
 			m.data[k] = v
 		}
