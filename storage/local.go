@@ -183,8 +183,11 @@ func (t *TentativeLog) WritesOf(key []byte) *DotSet {
 }
 
 // Drop leaves out of the answer the writes that are decided in the state that it is
-// merged with, and decides anew.
+// merged with, and decides anew; nil are none.
 func (r *LocalRead) Drop(decided *DotSet) {
+	if decided == nil {
+		return
+	}
 	r.Candidates = slices.DeleteFunc(slices.Clone(r.Candidates), func(t Tentative) bool { return decided.Has(t.Dot) })
 	r.decide(r.Floor)
 }

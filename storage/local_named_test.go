@@ -76,6 +76,9 @@ func TestADecidedWriteDoesNotShowAgainBehindTheFloor(t *testing.T) {
 	if merged.Tentative == nil {
 		t.Fatal("the test shows nothing")
 	}
+	if merged.Drop(nil); merged.Tentative == nil {
+		t.Error("nothing is decided, and something was dropped")
+	}
 	if merged.Drop(decided); string(merged.Bytes) != "other" || merged.Tentative != nil || len(behind.Candidates) != 1 {
 		t.Errorf("%q is shown", merged.Bytes)
 	}
