@@ -23,10 +23,13 @@ import (
 type simulation struct {
 	*world
 	clocks *skewed
+	disks  *disks
 	delays
 	applied
 	weather weather
 	start   time.Time
+	// sessions are clients that harms made; they are used by one goroutine.
+	sessions []*simClient
 
 	mu        sync.Mutex
 	ops       []contract.Op
@@ -82,7 +85,7 @@ func TestAllLevels(t *testing.T) {
 		for i := range seeds(few) {
 			seed := firstSeed() + uint64(i)
 			t.Run(fmt.Sprintf("nodes%d/seed%d", size, seed), func(t *testing.T) {
-				s := &simulation{clocks: &skewed{}, told: map[string]contract.Fate{}}
+				s := &simulation{clocks: &skewed{}, disks: &disks{}, told: map[string]contract.Fate{}}
 				synctest.Test(t, func(t *testing.T) { s.run(t, size, seed) })
 				if !t.Failed() {
 					s.judge(t)
@@ -95,7 +98,7 @@ func TestAllLevels(t *testing.T) {
 func (s *simulation) run(t *testing.T, size int, seed uint64) {
 	rng := mathrand.New(mathrand.NewPCG(seed, uint64(size)))
 	s.weather = weatherOf(rng)
-	s.world = newWorld(t, size, seed, s.delays.guard, s.clocks.clock, s.applied.watch)
+	s.world = newWorld(t, size, seed, s.delays.guard, s.clocks.clock, s.disks.attach, s.applied.watch)
 	defer s.close()
 	s.formed()
 	s.start = time.Now()
@@ -147,6 +150,16 @@ func (s *simulation) look() {
 			}
 		}
 	}
+	// No session is left waiting for what nobody has.
+	for _, c := range s.sessions {
+		for _, level := range []capstanv1.Consistency{linearizable, eventual} {
+			for i := range s.weather.keys {
+				if o := c.read(s.machines[i%len(s.machines)].running(), simKey(i), level, 1, 0, false); o.Outcome != contract.OK {
+					s.t.Errorf("after the heal, in a session: %v", o)
+				}
+			}
+		}
+	}
 	s.end.Fates = map[string]contract.Fate{}
 	for i, receipt := range s.receipts {
 		r, err := s.machines[i%len(s.machines)].await(receipt, 0)
@@ -155,6 +168,7 @@ func (s *simulation) look() {
 		}
 		s.end.Fates[receipt] = fateIn(r)
 	}
+	s.forgetUnstored()
 	for i, m := range s.machines {
 		list, err := m.conflicts("")
 		if err != nil {
@@ -176,6 +190,18 @@ func (s *simulation) look() {
 	plain := s.machines[0].mustWrite(ask{level: eventual}, keyIn(held[0].partition, 4, 99), "v")
 	if at := hlc.Timestamp(plain.GetVersion().GetTimestamp()).Time(); at.After(time.Now().Add(DefaultMaxClockOffset)) {
 		s.t.Errorf("a write of a new key is dated %v, the clock says %v", at, time.Now())
+	}
+}
+
+// forgetUnstored takes the receipts from writes of unknown outcome that are pending
+// in the end: no log holds any write, so they never reached a disk.
+func (s *simulation) forgetUnstored() {
+	for i := range s.ops {
+		o := &s.ops[i]
+		if f := s.end.Fates[o.Receipt]; o.Receipt != "" && o.Outcome == contract.Unknown && f.Kind == contract.FateKind(capstanv1.Fate_FATE_PENDING) {
+			delete(s.end.Fates, o.Receipt)
+			o.Receipt, o.Base, o.Version = "", 0, contract.Version{}
+		}
 	}
 }
 

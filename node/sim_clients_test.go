@@ -193,7 +193,7 @@ func (c *simClient) read(p *process, key string, level capstanv1.Consistency, re
 }
 
 // write puts a new value or deletes, sometimes on a condition if that is possible.
-func (c *simClient) write(p *process, key string, level capstanv1.Consistency, acks uint32) {
+func (c *simClient) write(p *process, key string, level capstanv1.Consistency, acks uint32) contract.Op {
 	ctx, cancel := c.deadline()
 	defer cancel()
 	o := c.begin(p, key, level, contract.Put)
@@ -215,8 +215,7 @@ func (c *simClient) write(p *process, key string, level capstanv1.Consistency, a
 			Key: []byte(key), Consistency: level, Acks: acks, Session: c.talk.send(), Condition: condition,
 		})
 		o.Version, o.Receipt, o.Base = versionIn(r.GetVersion()), r.GetReceipt(), r.GetBase()
-		c.finish(p, o, r.GetSession(), err)
-		return
+		return c.finish(p, o, r.GetSession(), err)
 	}
 	c.writes++
 	o.Value = fmt.Sprintf("c%d.%d", c.number, c.writes)
@@ -228,6 +227,7 @@ func (c *simClient) write(p *process, key string, level capstanv1.Consistency, a
 	if o.Outcome == contract.OK && level == linearizable {
 		c.seen[key] = sighting{o.Value, r.GetVersion()}
 	}
+	return o
 }
 
 // ask waits a while for the fate of a write, which is final once it is known,

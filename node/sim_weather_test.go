@@ -2,10 +2,12 @@ package node
 
 import (
 	"context"
+	"fmt"
 	mathrand "math/rand/v2"
 	"sync"
 	"time"
 
+	"github.com/capstan-kv/capstan/jepsen/contract"
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
 	"github.com/capstan-kv/capstan/replication/memnet"
@@ -32,6 +34,8 @@ var harms = []func(s *simulation, rng *mathrand.Rand) (end func()){
 	(*simulation).slowApply,
 	(*simulation).handover,
 	(*simulation).cutLog,
+	(*simulation).forget,
+	(*simulation).hangDisk,
 }
 
 // disturbFor does harm to the cluster for that long, up to three at a time, and
@@ -241,6 +245,63 @@ func (d *delays) until(m *machine, p partition.ID, end time.Time) {
 		d.ends = map[gate]time.Time{}
 	}
 	d.ends[gate{m.name, p}] = end
+}
+
+// forget kills a machine without a replica of a partition, by preference, after a
+// session has written there and its token leaves that out; the machine's first
+// requests are that session's.
+func (s *simulation) forget(rng *mathrand.Rand) func() {
+	c := s.sessionClient(rng)
+	key := simKey(rng.IntN(s.weather.keys))
+	p := partition.Of([]byte(key), 4)
+	var m *machine
+	for _, m = range s.shuffled(rng, nil) {
+		if n := m.running(); n == nil || n.replicas.replica(p) == nil {
+			break
+		}
+	}
+	at := s.shuffled(rng, m)[0].running()
+	if m.running() == nil || at == nil {
+		return nil
+	}
+	if o := c.write(at, key, linearizable, 0); o.Outcome != contract.OK {
+		return nil
+	}
+	for range 5 {
+		time.Sleep(time.Second)
+		c.read(at, key, eventual, 1, 0, false)
+	}
+	m.crash([]int{0, 100}[rng.IntN(2)])
+	m.start()
+	c.write(m.running(), key, eventual, 1)
+	c.read(m.running(), key, eventual, 1, 0, false)
+	return nil
+}
+
+// hangDisk has a machine's disk hang under an eventual write of a session, and cuts
+// its power before the disk goes on.
+func (s *simulation) hangDisk(rng *mathrand.Rand) func() {
+	c := s.sessionClient(rng)
+	m := s.any(rng)
+	p := m.running()
+	if p == nil {
+		return nil
+	}
+	s.disks.hang(m, time.Now().Add(requestTime))
+	c.write(p, simKey(rng.IntN(s.weather.keys)), eventual, 1)
+	m.crash(0)
+	s.disks.hang(m, time.Time{})
+	m.start()
+	return nil
+}
+
+// sessionClient is a client with a session that goes on: look asks for it in the end.
+func (s *simulation) sessionClient(rng *mathrand.Rand) *simClient {
+	c := s.newClient(mathrand.New(mathrand.NewPCG(rng.Uint64(), 3)))
+	c.sessions++
+	c.talk, c.session = &talk{}, fmt.Sprintf("s%d.%d", c.number, c.sessions)
+	s.sessions = append(s.sessions, c)
+	return c
 }
 
 func (s *simulation) handover(rng *mathrand.Rand) func() {
