@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
 	"github.com/capstan-kv/capstan/storage"
+	"github.com/capstan-kv/capstan/storage/hlc"
 )
 
 // What a removed node says does not count, on whatever connection it comes.
@@ -124,6 +126,43 @@ func TestDecided(t *testing.T) {
 		}
 		if index, left := n1.x.Decided(7, ranges); index != 0 || len(left) != 3 {
 			t.Errorf("of no partition: %d, %v", index, left)
+		}
+	})
+}
+
+// A peer's write of a key of another partition, or with a timestamp that no clock
+// gives, is not stored, and no write is made with such a timestamp.
+func TestForgedWritesAreNotStored(t *testing.T) {
+	inWorld(t, options{partitions: [][]partition.NodeID{{"n1", "n2", "n3"}, {"n1", "n2", "n3"}}}, func(t *testing.T, w *world) {
+		key := func(p partition.ID) []byte {
+			for i := 0; ; i++ {
+				if k := fmt.Append(nil, "k", i); partition.Of(k, 2) == p {
+					return k
+				}
+			}
+		}
+		for name, c := range map[string]struct {
+			key []byte
+			at  hlc.Timestamp
+		}{
+			"a foreign key":         {key(1), 7},
+			"the highest timestamp": {key(0), hlc.Max},
+			"the horizon":           {key(0), hlc.Horizon},
+		} {
+			forged := storage.TentativeWrite{Tentative: storage.Tentative{
+				Dot: storage.Dot{Node: "n1", Incarnation: 1, Sequence: 1}, Timestamp: c.at, Key: c.key,
+			}}
+			m := storeRequest{0, false, []storage.TentativeWrite{forged}}.encode()
+			if _, err := w.node("n3").end.Call(t.Context(), "n2", KindStore, m); !errors.Is(err, errMessage) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if w.node("n2").tentative(0).Holds(forged.Dot) {
+				t.Errorf("%s is held", name)
+			}
+		}
+		_, err := w.node("n1").accept(Write{Key: key(0), Value: []byte("v"), Acks: 1, After: hlc.Horizon})
+		if _, outcome := reasonOf(err); err == nil || outcome != replication.NotApplied {
+			t.Errorf("a write after the horizon: %v", err)
 		}
 	})
 }

@@ -195,8 +195,9 @@ func (l *link) disown(r storage.Replica, loss *knowledge.Loss) {
 	l.t.cfg.Events(Disowned{Peer: l.peer.id, Replica: r, Loss: loss})
 }
 
-// onRefute hears that a replica here has lost something. It is believed from a peer
-// with a replica of the group, about the claim that the replica has really made.
+// onRefute hears that a replica here has lost something. It is believed from a
+// member, which may have opened no replica of its own yet, about the claim that the
+// replica has really made.
 func (l *link) onRefute(b []byte) error {
 	d := decoder{b: b}
 	r, opening := d.replica(), d.u64()
@@ -207,7 +208,7 @@ func (l *link) onRefute(b []byte) error {
 	l.t.mu.RLock()
 	g := l.t.groups[r]
 	l.t.mu.RUnlock()
-	if g == nil || !l.hasReplicaOf(r.Group) {
+	if g == nil || !l.isMember() {
 		return nil
 	}
 	i := g.introduced.Load()
@@ -219,17 +220,6 @@ func (l *link) onRefute(b []byte) error {
 		l.t.cfg.Events(Refuted{Peer: l.peer.id, Replica: r, Loss: loss})
 	}
 	return nil
-}
-
-func (l *link) hasReplicaOf(group storage.GroupID) bool {
-	l.theirMu.RLock()
-	defer l.theirMu.RUnlock()
-	for r := range l.their {
-		if r.Group == group {
-			return true
-		}
-	}
-	return false
 }
 
 // Counted reports whether what a replica of node says counts: it has introduced

@@ -251,6 +251,27 @@ func TestARestartOfTheNodeThatKnows(t *testing.T) {
 	})
 }
 
+// A node that has started again, and has opened no replica yet, refutes by what it
+// had saved: it is believed.
+func TestANodeWithoutOpenReplicasRefutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := memnet.New()
+		saved := map[knowledge.Key]knowledge.Record{
+			{Node: "b", Replica: shard}: {Opening: 7, Shown: knowledge.Shown{Term: 4}},
+		}
+		a := start(t, network, "a", func(c *Config) { c.Book = knowledge.NewBook(saved) })
+		b := start(t, network, "b", nil)
+		b.Group(shard).Introduce(claimed(3, 2), "")
+		if err := echo(t, a, "b"); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if count(b, func(e Refuted) bool { return e.Peer == "a" && e.Replica == shard }) != 1 {
+			t.Errorf("events: %+v", b.events)
+		}
+	})
+}
+
 // A peer cannot refute a claim that was not made, nor one that lacks nothing.
 func TestARefutationIsChecked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
