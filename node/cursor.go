@@ -32,7 +32,7 @@ func (r *router) open(ctx context.Context, p partition.ID, part scanPart) (pages
 		eventually: readEventually,
 		here: func(ctx context.Context, here *replica) (pages, error) {
 			source, err := here.openPages(ctx, part)
-			return begun(ctx, source, err)
+			return r.begun(ctx, part, source, err)
 		},
 		frame: func() ([]byte, error) { return part.frame(p) },
 		decode: func(from partition.NodeID, answer []byte) (pages, error) {
@@ -70,11 +70,14 @@ type localPages struct {
 
 // begun reads the first page of a scan that was opened here: if it cannot be read,
 // another replica can still be asked.
-func begun(ctx context.Context, source pages, err error) (pages, error) {
+func (r *router) begun(ctx context.Context, part scanPart, source pages, err error) (pages, error) {
 	if err != nil {
 		return nil, err
 	}
-	first, err := source.next(ctx)
+	first, err := r.readPage(ctx, source)
+	if err == nil && part.held != nil {
+		err = part.held.take(part.place, first)
+	}
 	if err != nil {
 		source.close()
 		return nil, err

@@ -34,7 +34,7 @@ func (r *router) openNear(ctx context.Context, p partition.ID, part scanPart, w 
 	var refused error
 	if here := r.serving(p); here != nil {
 		source, err := here.openNear(ctx, part, w)
-		if source, err = begun(ctx, source, err); err == nil {
+		if source, err = r.begun(ctx, part, source, err); err == nil {
 			return source, nil
 		}
 		refused = err

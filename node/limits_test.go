@@ -49,7 +49,7 @@ func TestDocsOfLimits(t *testing.T) {
 		"proposals": {small.proposals, usual.proposals}, "recent": {small.recent, usual.recent},
 	}
 	figures := map[string]string{
-		"requests": fmt.Sprintf("%d,%03d at 512 MiB", small.requests/1000, small.requests%1000), "maxScans": fmt.Sprint(maxScans),
+		"requests": fmt.Sprintf("%d,%03d at 512 MiB", small.requests/1000, small.requests%1000), "maxScans": fmt.Sprint(maxScans), "maxPageReads": fmt.Sprint(maxPageReads),
 		"connections": fmt.Sprintf("%d KiB", connectionBytes>>10), "perAddress": "three quarters", "profileConnections": fmt.Sprint(profileConnections),
 		"fixedFiles": fmt.Sprint(fixedFiles), "stateFiles": fmt.Sprintf("%d to %d", limitsFor(LeastMemory, 1).stateFiles, usual.stateFiles),
 		"logFiles": fmt.Sprintf("%d to %d", limitsFor(LeastMemory, 1).logFiles, usual.logFiles), "FewFiles": "1,024",

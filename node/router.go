@@ -52,7 +52,8 @@ type router struct {
 	// waited for once no new one can begin.
 	scanning sync.WaitGroup
 	// scans bounds what scans hold.
-	scans *budget.Budget
+	scans     *budget.Budget
+	pageReads chan struct{}
 
 	hintsMu sync.RWMutex
 	hints   map[partition.ID]partition.NodeID // who was last seen to lead
@@ -62,6 +63,7 @@ func newRouter(self partition.NodeID, ring func() *control.State, peers hopper, 
 	return &router{
 		self: self, ring: ring, peers: peers, local: local, sessions: &sessions{ring: ring}, hints: map[partition.ID]partition.NodeID{},
 		heard: func(partition.NodeID) bool { return true }, scans: budget.New("scans", budget.Limits{}),
+		pageReads: make(chan struct{}, maxPageReads),
 	}
 }
 

@@ -80,7 +80,7 @@ func (r *router) Scan(ctx context.Context, req *capstanv1.ScanRequest, emit func
 	part := partOf(req)
 	from := partitionsOf(req, len(ring.Partitions))
 	part.bytes = pageSize(len(from))
-	held := &scanClaim{pages: make([]int64, len(from))}
+	held := &scanClaim{router: r, pages: make([]int64, len(from))}
 	if held.claim, err = r.scans.Claim(&held.owner, 0); err != nil {
 		return overloaded(err)
 	}
@@ -103,6 +103,8 @@ func (r *router) Scan(ctx context.Context, req *capstanv1.ScanRequest, emit func
 	openers, opening := errgroup.WithContext(ctx)
 	openers.SetLimit(scansOpenedAtOnce)
 	for i, p := range from {
+		part := part
+		part.held, part.place = held, i
 		w := wanted(p, past) // here: a token is not for several goroutines
 		openers.Go(func() (err error) {
 			if part.level == capstanv1.Consistency_CONSISTENCY_EVENTUAL {
@@ -138,8 +140,10 @@ func (r *router) Scan(ctx context.Context, req *capstanv1.ScanRequest, emit func
 type scanPart struct {
 	start, end []byte
 	keysOnly   bool
-	limit      uint32 // 0 = none; a partition need not give more than the whole scan wants
-	bytes      int    // about the size of a page; 0 = the largest
+	limit      uint32     // 0 = none; a partition need not give more than the whole scan wants
+	bytes      int        // about the size of a page; 0 = the largest
+	held       *scanClaim // of the scan at this node; nil at another one
+	place      int        // among its sources
 	committedRead
 	token string // the session's
 }
@@ -238,8 +242,9 @@ func merge(ctx context.Context, sources []pages, limit int, held *scanClaim, emi
 
 // scanClaim is what a scan holds of the node's budget: the current page of each source.
 type scanClaim struct {
-	owner budget.Owner
-	claim *budget.Claim
+	router *router
+	owner  budget.Owner
+	claim  *budget.Claim
 
 	mu    sync.Mutex
 	pages []int64 // bytes, by source
@@ -264,6 +269,35 @@ func (s *scanClaim) take(source int, page []*capstanv1.Entry) error {
 	return nil
 }
 
+// local tells sources that read this node's disk, and wait for nobody.
+func local(source pages) bool {
+	switch source := source.(type) {
+	case *localPages, *nearPages:
+		return true
+	case *begunPages:
+		return local(source.pages)
+	}
+	return false
+}
+
+// readPage reads the next page of a source. A page's size is known once it is made, so
+// few are made of this node's disk at a time.
+func (r *router) readPage(ctx context.Context, source pages) ([]*capstanv1.Entry, error) {
+	if local(source) {
+		select {
+		case r.pageReads <- struct{}{}:
+			defer func() { <-r.pageReads }()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return source.next(ctx)
+}
+
+// maxPageReads bounds the pages that scans read from this node's disk at a time: each
+// is as large as its last value at least, and is counted only then.
+const maxPageReads = 16
+
 // entryOverhead is what an entry takes up beside its key and value, in bytes.
 const entryOverhead = 256
 
@@ -284,7 +318,7 @@ func (h *head) fill(ctx context.Context) (bool, error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
-	page, err := h.source.next(ctx)
+	page, err := h.held.router.readPage(ctx, h.source)
 	if err == nil {
 		err = h.held.take(h.place, page)
 	}
