@@ -69,6 +69,7 @@ type node struct {
 	cluster  capstanv1connect.ClusterServiceClient
 	chaos    capstanv1connect.ChaosServiceClient
 	failedAt atomic.Int64 // Unix ns of the last failed connection
+	failures atomic.Int32 // how many in a row
 }
 
 // New makes a client. It does not wait for the cluster: the first call does.

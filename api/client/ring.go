@@ -21,6 +21,8 @@ const (
 	refreshNodes = 5
 	// avoidFor is how long a node that refused a connection is asked last.
 	avoidFor = time.Second
+	// avoidMost bounds how long, however often it failed.
+	avoidMost = 30 * time.Second
 )
 
 // ring is what one node said about the cluster. It never changes; a newer one

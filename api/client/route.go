@@ -156,6 +156,7 @@ func invoke[T any](ctx context.Context, c *Client, what call, s settings, send f
 		answer, servedBy, err := send(one, n)
 		done()
 		if err == nil {
+			n.worked()
 			c.observe(what, n, servedBy)
 			return answer, nil
 		}
@@ -288,14 +289,36 @@ func wait(ctx context.Context, attempt int) bool {
 	}
 }
 
-// note remembers a node that cannot be reached.
+// note remembers a node that cannot be reached, for longer each time: an
+// advertised address that no client reaches costs a dial per avoidMost then.
 func (n *node) note(e *Error) {
-	if e.unsent || (e.Info == nil && e.Code == connect.CodeUnavailable) {
-		n.failedAt.Store(time.Now().UnixNano())
+	if !e.unsent && (e.Info != nil || e.Code != connect.CodeUnavailable) {
+		return
+	}
+	if !n.avoid() { // many calls may fail at once; that counts as one failure
+		n.failures.Add(1)
+	}
+	n.failedAt.Store(time.Now().UnixNano())
+}
+
+// worked forgets the failures of a node that has answered.
+func (n *node) worked() {
+	if n.failures.Load() != 0 {
+		n.failures.Store(0)
+		n.failedAt.Store(0)
 	}
 }
 
 func (n *node) avoid() bool {
 	at := n.failedAt.Load()
-	return at != 0 && time.Since(time.Unix(0, at)) < avoidFor
+	return at != 0 && time.Since(time.Unix(0, at)) < avoidance(n.failures.Load())
+}
+
+// avoidance is how long a node is asked last after so many failures in a row.
+func avoidance(failures int32) time.Duration {
+	d := avoidFor
+	for ; failures > 1 && d < avoidMost; failures-- {
+		d *= 2
+	}
+	return min(d, avoidMost)
 }
