@@ -48,6 +48,7 @@ type Node struct {
 	addresses   addresses
 
 	identity *identity.Identity
+	marks    *storage.Marks
 	log      *storage.Log
 	state    *storage.State
 	clock    *hlc.Clock
@@ -199,8 +200,12 @@ func (n *Node) openDisk() (err error) {
 	}
 	n.id = n.identity.NodeID()
 	n.clock = hlc.New(n.config.Now, n.config.MaxClockOffset)
+	if err := n.openMarks(); err != nil {
+		return fmt.Errorf("data directory %s: %w", n.config.DataDir, err)
+	}
 	if n.log, err = storage.OpenLog(storage.LogOptions{
 		FS: n.config.FS, Dir: filepath.Join(n.config.DataDir, "log"), NodeID: n.id,
+		Marks: n.marks,
 		CacheBytes: n.limits.logCache, MemTableBytes: n.limits.logTable, MaxOpenFiles: n.limits.logFiles,
 		MustExist: n.identity.Initialised(), Events: n.onLogEvent,
 	}); err != nil {
@@ -209,6 +214,7 @@ func (n *Node) openDisk() (err error) {
 	n.onClose(n.log.Close)
 	if n.state, err = storage.OpenState(storage.StateOptions{
 		FS: n.config.FS, Dir: n.stateDir(), Events: n.onStateEvent,
+		NodeID: n.id, Marks: n.marks,
 		CacheBytes: n.limits.stateCache, MemTableBytes: n.limits.stateTable, MaxOpenFiles: n.limits.stateFiles,
 	}); err != nil {
 		return fmt.Errorf("data directory %s: %w", n.config.DataDir, err)

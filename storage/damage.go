@@ -14,6 +14,11 @@ var (
 	// ends below what this node has acknowledged. Its votes are in doubt: the node
 	// must stop, and its data directory must be emptied.
 	ErrLogLost = errors.New("acknowledged entries are lost")
+	// ErrStateLost means that the state database lacks records in the middle: what it
+	// holds behind them is not the result of applying a log.
+	ErrStateLost = errors.New("the state database has a gap")
+	// ErrMarksOtherNode means that the file "marks" belongs to another node.
+	ErrMarksOtherNode = errors.New("the marks belong to another node")
 	// ErrDamaged means that a file on which votes depend (marks, control.bolt) is not
 	// what this node wrote. The node must stop, and its data directory must be emptied.
 	ErrDamaged = errors.New("damaged file")

@@ -69,6 +69,13 @@
 // What a node may hold of them is bounded, on disk and in memory
 // ([TentativeLimits]).
 //
+// # Marks
+//
+// [Marks] is a small file beside both databases: how far the log database was synced,
+// and which write-ahead logs and which MANIFEST both consist of. It is written before a
+// commit is acknowledged, and compared when a database is opened: a file that has lost
+// its end, or is missing, is refused ([ErrLogLost], [ErrStateLost]).
+//
 // # Which version wins
 //
 // [Decide] says what becomes of a tentative write where it is promoted: a pure

@@ -3,6 +3,7 @@ package storage
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"sync"
 	"syscall"
@@ -39,6 +40,9 @@ const (
 	logFlushDeletions = 30 * time.Second
 	// logNodeFormat is the format of the key space as a whole.
 	logNodeFormat = 1
+	// pebbleFormat is the format of both databases' own files. A newer Pebble does not
+	// raise it by itself: an older release could not open the directory any more.
+	pebbleFormat = pebble.FormatValueSeparation
 )
 
 // LogOptions configures a [Log].
@@ -52,6 +56,9 @@ type LogOptions struct {
 	// MustExist refuses a missing or empty database with [ErrLogMissing]: a
 	// node that has voted must not come back without its votes.
 	MustExist bool
+	// Marks keeps how far the database was synced, and refuses one that ends below that
+	// with [ErrLogLost]. Nil for none.
+	Marks *Marks
 	// CacheBytes is the size of the block cache; 0 means 8 MiB.
 	CacheBytes int64
 	// MemTableBytes is the size of a memtable and of a WAL file; 0 means 64 MiB.
@@ -81,6 +88,7 @@ type Log struct {
 	db     *pebble.DB
 	health interface{ Close() error }
 	freeze *logFreezeFS
+	guard  *walGuard // nil without marks
 
 	// use is held shared by each call, and alone by Close.
 	use    sync.RWMutex
@@ -134,10 +142,16 @@ func (l *Log) open() (err error) {
 		}
 	}()
 	l.db, err = l.flushes.open(l.opts.Dir, options)
+	if l.guard != nil {
+		err = l.guard.done(err)
+	}
 	if err != nil {
 		return logOpenError(err)
 	}
 	if err := l.checkNode(); err != nil {
+		return errors.Join(err, l.db.Close())
+	}
+	if err := l.checkMark(); err != nil {
 		return errors.Join(err, l.db.Close())
 	}
 	l.freeze.armed.Store(true)
@@ -153,6 +167,8 @@ func logOpenError(err error) error {
 		return fmt.Errorf("%w (%w)", ErrLogInUse, err)
 	case strings.Contains(text, "unknown format major version"):
 		return fmt.Errorf("%w (%w)", ErrLogNewerFormat, err)
+	case pebble.IsCorruptionError(err), errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: %w; %s", ErrLogCorrupt, err, emptyDirectory)
 	default:
 		return err
 	}
@@ -161,14 +177,18 @@ func logOpenError(err error) error {
 func (l *Log) pebbleOptions() *pebble.Options {
 	// The health check is innermost: it is to see each operation, retried or
 	// not. The freeze is outermost: it is for what is left after the retry.
-	fs, health := vfs.WithDiskHealthChecks(l.opts.FS, max(l.opts.DiskSlowAfter, 0), nil, func(i vfs.DiskSlowInfo) {
+	disk, health := vfs.WithDiskHealthChecks(l.opts.FS, max(l.opts.DiskSlowAfter, 0), nil, func(i vfs.DiskSlowInfo) {
 		l.opts.Events(LogDiskSlow{Path: i.Path, Op: i.OpType.String(), Duration: i.Duration})
 	})
-	fs = vfs.OnDiskFull(fs, func() { l.opts.Events(LogDiskFull{}) })
-	l.health, l.freeze = health, &logFreezeFS{FS: fs, fail: l.fail}
+	disk = vfs.OnDiskFull(disk, func() { l.opts.Events(LogDiskFull{}) })
+	if l.opts.Marks != nil {
+		l.guard = guardLog(disk, l.opts.Dir, l.opts.Marks)
+		disk = l.guard
+	}
+	l.health, l.freeze = health, &logFreezeFS{FS: disk, fail: l.fail}
 	return &pebble.Options{
 		FS:                 l.freeze,
-		FormatMajorVersion: pebble.FormatNewest,
+		FormatMajorVersion: pebbleFormat,
 		ErrorIfNotExists:   l.opts.MustExist,
 		Cache:              pebble.NewCache(l.opts.CacheBytes),
 		Logger:             logPebbleLogger{l},
@@ -247,6 +267,46 @@ func (l *Log) checkNode() error {
 	return l.db.Set(logNodeKey, stamp, pebble.Sync)
 }
 
+// checkMark compares the last record of the database that was opened with the mark, and
+// raises the mark to it: all that was replayed is durable by now.
+func (l *Log) checkMark() error {
+	if l.opts.Marks == nil {
+		return nil
+	}
+	next, err := l.nextRecord(pebble.NoSync)
+	if err != nil {
+		return err
+	}
+	if mark := l.opts.Marks.database(l.guard.of).synced; next <= mark {
+		return l.guard.lost("%s ends below record %d, it was synced up to record %d", l.opts.Dir, next, mark)
+	}
+	return l.opts.Marks.raiseSynced(next - 1)
+}
+
+// nextRecord is the number that Pebble gives to the next record. To ask for it takes none.
+func (l *Log) nextRecord(o *pebble.WriteOptions) (uint64, error) {
+	b := l.db.NewBatch()
+	if err := b.LogData(nil, nil); err != nil {
+		return 0, errors.Join(err, b.Close())
+	}
+	if err := l.db.Apply(b, o); err != nil {
+		return 0, errors.Join(err, b.Close())
+	}
+	return uint64(b.SeqNum()), b.Close()
+}
+
+// mark says that b is synced; only then may it be acknowledged.
+func (l *Log) mark(b *pebble.Batch) error {
+	next := uint64(b.SeqNum()) + uint64(b.Count())
+	if b.SeqNum() == 0 { // Pebble has kept the contents, as it does of large batches
+		var err error
+		if next, err = l.nextRecord(pebble.Sync); err != nil {
+			return err
+		}
+	}
+	return l.opts.Marks.raiseSynced(next - 1)
+}
+
 // Close closes the database. Calls in flight end first; later ones fail with
 // [ErrLogClosed]. A failed database can not be closed: its failure is returned.
 func (l *Log) Close() error {
@@ -316,7 +376,11 @@ func (l *Log) commit(b *pebble.Batch, o *pebble.WriteOptions) error {
 				l.fail(fmt.Errorf("commit panicked: %v", r))
 			}
 		}()
-		if err := l.db.Apply(b, o); err != nil {
+		err := l.db.Apply(b, o)
+		if err == nil && o.Sync && l.opts.Marks != nil {
+			err = l.mark(b)
+		}
+		if err != nil {
 			l.fail(err)
 		}
 	}()

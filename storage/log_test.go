@@ -21,7 +21,7 @@ const logTestMemTable = 256 << 10
 
 func openTestLog(t testing.TB, fs vfs.FS) *Log {
 	t.Helper()
-	l, err := OpenLog(LogOptions{FS: fs, Dir: "log", NodeID: "n1-aaaa", MemTableBytes: logTestMemTable, DiskSlowAfter: -1})
+	l, err := OpenLog(LogOptions{FS: fs, Dir: "log", NodeID: "n1-aaaa", Marks: openTestMarks(t, fs), MemTableBytes: logTestMemTable, DiskSlowAfter: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/capstan-kv/capstan/partition"
 )
 
 const (
@@ -100,6 +103,11 @@ func OpenState(o StateOptions) (_ *State, err error) {
 	watched, fsCloser := vfs.WithDiskHealthChecks(full, stateSlowDisk, nil, func(i vfs.DiskSlowInfo) {
 		tell(EventDiskSlow{Database: stateDatabase, Path: i.Path, Op: i.OpType.String(), Took: i.Duration})
 	})
+	var gaps *walGuard
+	if o.Marks != nil {
+		gaps = guardState(watched, o.Dir, o.Marks)
+		watched = gaps
+	}
 	watched = &walWatch{FS: watched, fail: func(err error) {
 		if s.opened.Load() { // what fails while opening is returned
 			s.breakDown(err)
@@ -123,16 +131,30 @@ func OpenState(o StateOptions) (_ *State, err error) {
 	}
 	if err := s.guard(func() (err error) {
 		s.db, err = flushes.open(o.Dir, s.options)
+		if gaps != nil {
+			err = gaps.done(err)
+		}
 		return err
 	}); err != nil {
-		return nil, fmt.Errorf("opening the state database in %s: %w", o.Dir, err)
+		return nil, fmt.Errorf("opening the state database in %s: %w", o.Dir, stateOpenError(err))
 	}
 	s.tableFormat = s.db.TableFormat()
 	if err := s.guard(s.checkFormat); err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Dir, err)
 	}
+	if err := s.guard(func() error { return s.checkNode(o.NodeID) }); err != nil {
+		return nil, fmt.Errorf("%s: %w", o.Dir, err)
+	}
 	s.opened.Store(true)
 	return s, nil
+}
+
+// stateOpenError says of a database that Pebble can not read what is to do.
+func stateOpenError(err error) error {
+	if pebble.IsCorruptionError(err) || errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w; %s", ErrCorrupt, err, emptyDirectory)
+	}
+	return err
 }
 
 // checkFormat compares the format on disk with ours, and writes ours into a
@@ -154,6 +176,26 @@ func (s *State) checkFormat() error {
 		return fmt.Errorf("%w: it is %d, this release knows up to %d", ErrNewerFormat, have, stateFormat)
 	case have < stateFormat:
 		return s.upgrade()
+	}
+	return nil
+}
+
+// checkNode compares the node in the database with node, and writes it into a database
+// that has none.
+func (s *State) checkNode(node partition.NodeID) error {
+	if node == "" {
+		return nil
+	}
+	stamp, closer, err := s.db.Get(nodeKey)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return s.db.Set(nodeKey, []byte(node), pebble.Sync)
+	}
+	if err != nil {
+		return err
+	}
+	defer closer.Close()
+	if string(stamp) != string(node) {
+		return fmt.Errorf("%w: it is %q, this is %q", ErrStateOtherNode, stamp, node)
 	}
 	return nil
 }

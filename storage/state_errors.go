@@ -14,6 +14,8 @@ var (
 	// ErrNoRoom means that the disk has less room than is needed and kept. Nothing
 	// was changed.
 	ErrNoRoom = errors.New("too little room on the disk")
+	// ErrStateOtherNode means that the state database belongs to another node.
+	ErrStateOtherNode = errors.New("the state database belongs to another node")
 	// ErrBroken means that the database has failed for good: open it again.
 	ErrBroken = errors.New("the database is broken")
 	// ErrStateClosed is returned by calls after Close.

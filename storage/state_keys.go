@@ -37,7 +37,10 @@ const (
 	userPrefixLen    = replicaPrefixLen + 1
 )
 
-var formatKey = []byte{tagDatabase, 'f'}
+var (
+	formatKey = []byte{tagDatabase, 'f'}
+	nodeKey   = []byte{tagDatabase, 'n'} // the id of the node that the database belongs to
+)
 
 func replicaPrefix(r Replica) []byte {
 	dst := append(make([]byte, 0, userPrefixLen), tagReplica)

@@ -7,6 +7,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/capstan-kv/capstan/partition"
 )
 
 // StateOptions says where the state database is and what it may use.
@@ -15,6 +17,12 @@ type StateOptions struct {
 	FS vfs.FS
 	// Dir is the database's own directory; it is made if missing.
 	Dir string
+	// NodeID is stamped into the database; one that bears another is
+	// [ErrStateOtherNode]. Empty means that nobody asks.
+	NodeID partition.NodeID
+	// Marks keeps what the database consists of, and refuses one with a gap
+	// ([ErrStateLost]). Nil for none.
+	Marks *Marks
 	// CacheBytes bounds the block cache; 0 means DefaultStateCacheBytes.
 	CacheBytes int64
 	// MemTableBytes is the size of one memtable; 0 means
@@ -70,7 +78,7 @@ func (o StateOptions) pebbleOptions(fs vfs.FS, tell Listener) *pebble.Options {
 		FS:                          fs,
 		Logger:                      pebbleLogger{database: stateDatabase, tell: tell},
 		EventListener:               pebbleListener(stateDatabase, tell),
-		FormatMajorVersion:          pebble.FormatNewest,
+		FormatMajorVersion:          pebbleFormat,
 		CacheSize:                   o.CacheBytes,
 		MemTableSize:                o.MemTableBytes,
 		MemTableStopWritesThreshold: stateStopMemTables,

@@ -32,7 +32,10 @@ func ok(t fataler, err error) {
 
 func openState(t fataler, fsys vfs.FS) *State {
 	t.Helper()
-	s, err := OpenState(StateOptions{FS: fsys, Dir: "node/state", CacheBytes: 1 << 20, MemTableBytes: 256 << 10})
+	ok(t, makeDirectory(fsys, "node"))
+	m, err := OpenMarks(MarksOptions{FS: fsys, Path: "node/marks", NodeID: "n1-aaaa"})
+	ok(t, err)
+	s, err := OpenState(StateOptions{FS: fsys, Dir: "node/state", NodeID: "n1-aaaa", Marks: m, CacheBytes: 1 << 20, MemTableBytes: 256 << 10})
 	ok(t, err)
 	return s
 }

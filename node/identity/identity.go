@@ -175,6 +175,18 @@ func (id *Identity) Refuse(by partition.NodeID, reason string) error {
 	return refusal
 }
 
+// HasMarks says whether the directory has a file "marks": from then on a missing one is
+// a loss.
+func (id *Identity) HasMarks() bool { return id.current().Marks }
+
+// SetHasMarks says that the directory has a file "marks", durably and for good.
+func (id *Identity) SetHasMarks() error {
+	return id.change(func(next *record) error {
+		next.Marks = true
+		return nil
+	})
+}
+
 // change stores the record as edit leaves it, unless edit fails or changes
 // nothing. After a failed write the disk holds either record, so every later
 // change fails until the directory is opened again.

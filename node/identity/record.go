@@ -48,6 +48,7 @@ type record struct {
 	Label   string           `json:"cluster_name,omitempty"`
 	Starts  uint64           `json:"starts"`
 	Created time.Time        `json:"created"`
+	Marks   bool             `json:"marks,omitempty"`
 	Refused *Refusal         `json:"refused,omitempty"`
 }
 
