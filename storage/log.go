@@ -168,7 +168,7 @@ func logOpenError(err error) error {
 	case strings.Contains(text, "unknown format major version"):
 		return fmt.Errorf("%w (%w)", ErrLogNewerFormat, err)
 	case pebble.IsCorruptionError(err), errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w: %w; %s", ErrLogCorrupt, err, emptyDirectory)
+		return fmt.Errorf("%w: %w; %s", ErrLogCorrupt, err, EmptyDirectory)
 	default:
 		return err
 	}

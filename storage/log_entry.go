@@ -38,6 +38,18 @@ func (e *LogEntry) encodeInto(b []byte) {
 	copy(b[logEntryHeader+n:], e.Data)
 }
 
+// AppendLogEntry appends e's record, which does not hold its index and has no checksum.
+func AppendLogEntry(dst []byte, e *LogEntry) []byte {
+	n := len(dst)
+	dst = append(dst, make([]byte, e.recordSize())...)
+	e.encodeInto(dst[n:])
+	return dst
+}
+
+// DecodeLogEntry reads what [AppendLogEntry] wrote; the entry does not keep b. Errors:
+// [ErrLogCorrupt], [ErrLogNewerFormat].
+func DecodeLogEntry(index uint64, b []byte) (LogEntry, error) { return decodeLogEntry(index, b) }
+
 // decodeLogEntry reads a record; the entry does not keep b.
 func decodeLogEntry(index uint64, b []byte) (LogEntry, error) {
 	if len(b) < 1 {

@@ -157,15 +157,22 @@ func (rl *ReplicaLog) Entry(index uint64) (LogEntry, error) {
 	return e, errors.Join(err, closer.Close())
 }
 
-// Append writes entries, whose indexes follow each other, in one synced batch.
-// Where they overlap the log, its suffix from the first of them on is replaced.
-// Where they begin beyond the next index, all before them is dropped: that is a
-// log which begins anew behind a snapshot. Entries below the first index are
-// [ErrLogOrder].
+// Append writes entries, whose indexes follow each other, in one synced batch. Where
+// they overlap the log, its suffix from the first of them on is replaced. Where they
+// begin beyond the next index, all before them is dropped: that is a log which begins
+// anew behind a snapshot. Entries below the first index are [ErrLogOrder].
 func (rl *ReplicaLog) Append(entries []LogEntry) error {
 	if len(entries) == 0 {
 		return nil
 	}
+	return rl.rewrite(false, entries)
+}
+
+// Replace drops all entries and writes these, whose indexes follow each other, in one
+// synced batch. There may be none.
+func (rl *ReplicaLog) Replace(entries []LogEntry) error { return rl.rewrite(true, entries) }
+
+func (rl *ReplicaLog) rewrite(dropAll bool, entries []LogEntry) error {
 	if err := checkLogOrder(entries); err != nil {
 		return fmt.Errorf("%s: %w", rl.replica, err)
 	}
@@ -175,23 +182,30 @@ func (rl *ReplicaLog) Append(entries []LogEntry) error {
 	}
 	defer end()
 	first, last := rl.Bounds()
-	from, to := entries[0].Index, entries[len(entries)-1].Index
 	size := 0
 	for i := range entries {
 		size += entries[i].recordSize() + logReplicaKeyLen + 9 + 16
 	}
 	b := rl.log.db.NewBatchWithSize(size)
-	newFirst := first
-	switch {
-	case last == 0:
-		newFirst = from
-	case from < first:
-		return errors.Join(fmt.Errorf("%w: %s begins at %d, entry %d", ErrLogOrder, rl.replica, first, from), b.Close())
-	case from > last+1:
-		newFirst = from
-		err = rl.deleteEntries(b, first, last)
-	case from <= last:
-		err = rl.deleteEntries(b, from, last)
+	newFirst, newLast := first, last
+	if len(entries) > 0 {
+		from := entries[0].Index
+		newLast = entries[len(entries)-1].Index
+		switch {
+		case last == 0:
+			newFirst = from
+		case dropAll, from > last+1:
+			newFirst, dropAll = from, true
+		case from < first:
+			return errors.Join(fmt.Errorf("%w: %s begins at %d, entry %d", ErrLogOrder, rl.replica, first, from), b.Close())
+		case from <= last:
+			err = rl.deleteEntries(b, from, last)
+		}
+	} else if dropAll {
+		newFirst, newLast = 0, 0
+	}
+	if dropAll && last != 0 {
+		err = errors.Join(err, rl.deleteEntries(b, first, last))
 	}
 	for i := 0; i < len(entries) && err == nil; i++ {
 		err = rl.putEntry(b, &entries[i])
@@ -202,7 +216,7 @@ func (rl *ReplicaLog) Append(entries []LogEntry) error {
 	if err := rl.log.commit(b, pebble.Sync); err != nil {
 		return err
 	}
-	rl.setBounds(newFirst, to)
+	rl.setBounds(newFirst, newLast)
 	return nil
 }
 
@@ -226,46 +240,32 @@ func (rl *ReplicaLog) deleteEntries(b *pebble.Batch, from, to uint64) error {
 	return b.DeleteRange(logEntryKey(rl.replica, from), logEntryKey(rl.replica, to+1), nil)
 }
 
-// DeleteRange cuts off the entries from lowest to highest, both included: a
-// prefix, a suffix or all. What would leave a hole is [ErrLogOrder]; where
-// there is nothing, nothing happens.
-//
-// A cut suffix is durable on return, a cut prefix not yet: if it comes back
-// after a crash, it is cut again.
-func (rl *ReplicaLog) DeleteRange(lowest, highest uint64) error {
+// DropPrefix cuts off the entries up to that index; where there are none, nothing
+// happens. It is not durable on return: what comes back after a crash is cut off again.
+// A suffix is never cut off by itself, see [ReplicaLog.Append]: the log would end below
+// what it had acknowledged.
+func (rl *ReplicaLog) DropPrefix(to uint64) error {
 	end, err := rl.begin()
 	if err != nil {
 		return err
 	}
 	defer end()
 	first, last := rl.Bounds()
-	from, to := max(lowest, first), min(highest, last)
-	if last == 0 || from > to {
+	to = min(to, last)
+	if last == 0 || to < first {
 		return nil
 	}
-	durability, newFirst, newLast := pebble.NoSync, to+1, last
-	switch {
-	case from == first && to == last:
-		newFirst, newLast = 0, 0
-	case from == first:
-	case to == last:
-		durability, newFirst, newLast = pebble.Sync, first, from-1
-	default:
-		return fmt.Errorf("%w: to delete %d to %d out of %d to %d of %s", ErrLogOrder, lowest, highest, first, last, rl.replica)
-	}
 	b := rl.log.db.NewBatch()
-	if err := rl.deleteEntries(b, from, to); err != nil {
+	if err := rl.deleteEntries(b, first, to); err != nil {
 		return errors.Join(err, b.Close())
 	}
-	if durability == pebble.NoSync {
-		// Readers must not meet a hole between the bounds, so they shrink first.
-		rl.setBounds(newFirst, newLast)
+	// Readers must not meet a hole between the bounds, so they shrink first.
+	if to == last {
+		rl.setBounds(0, 0)
+	} else {
+		rl.setBounds(to+1, last)
 	}
-	if err := rl.log.commit(b, durability); err != nil {
-		return err
-	}
-	rl.setBounds(newFirst, newLast)
-	return nil
+	return rl.log.commit(b, pebble.NoSync)
 }
 
 // Set writes stable values in one synced batch: after a crash all of them are

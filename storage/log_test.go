@@ -95,15 +95,17 @@ func TestLogAgainstModel(t *testing.T) {
 			case 2: // cut a prefix
 				if len(model) > 0 {
 					n := rapid.IntRange(1, len(model)).Draw(rt, "prefix")
-					mustDo(t, rl.DeleteRange(model[0].Index, model[n-1].Index))
+					mustDo(t, rl.DropPrefix(model[n-1].Index))
 					model, prefixCut = model[n:], true
 				}
-			case 3: // cut a suffix
-				if n := len(model); n > 1 {
-					k := rapid.IntRange(1, n-1).Draw(rt, "suffix")
-					mustDo(t, rl.DeleteRange(model[k].Index, model[n-1].Index))
-					model, prefixCut = model[:k], false
+			case 3: // begin anew, or empty the log
+				from := uint64(rapid.IntRange(1, 20).Draw(rt, "from"))
+				add := logEntries(from, from+uint64(rapid.IntRange(0, 3).Draw(rt, "more")), term)
+				if rapid.Bool().Draw(rt, "none") {
+					add = nil
 				}
+				mustDo(t, rl.Replace(add))
+				model, prefixCut = add, false
 			case 4: // lose power
 				if prefixCut {
 					mustDo(t, rl.Set(LogValue{Name: "barrier", Value: []byte("x")}))
@@ -141,19 +143,19 @@ func TestLogRefusals(t *testing.T) {
 	hole := logEntries(10, 11, 1)
 	hole[1].Index = 12
 	for name, err := range map[string]error{
-		"entries with a hole":     rl.Append(hole),
-		"entry below the first":   rl.Append(logEntries(3, 6, 2)),
-		"entry 0":                 rl.Append(logEntries(0, 1, 1)),
-		"a hole cut in the midst": rl.DeleteRange(6, 7),
+		"entries with a hole":   rl.Append(hole),
+		"entry below the first": rl.Append(logEntries(3, 6, 2)),
+		"entry 0":               rl.Append(logEntries(0, 1, 1)),
+		"replaced with a hole":  rl.Replace(hole),
 	} {
 		if !errors.Is(err, ErrLogOrder) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	checkBounds(t, rl, 5, 9)
-	mustDo(t, rl.DeleteRange(1, 4))
-	mustDo(t, rl.DeleteRange(20, 30))
-	mustDo(t, rl.DeleteRange(9, 8))
+	mustDo(t, rl.DropPrefix(4))
+	mustDo(t, rl.DropPrefix(0))
+	mustDo(t, rl.Append(nil))
 	checkBounds(t, rl, 5, 9)
 	for _, i := range []uint64{0, 4, 10} {
 		if _, err := rl.Entry(i); !errors.Is(err, ErrLogNotFound) {
@@ -198,9 +200,10 @@ func TestLogDestroyedForEver(t *testing.T) {
 	mustDo(t, l.Destroy(testReplica))
 	mustDo(t, l.Destroy(testReplica))
 	for name, err := range map[string]error{
-		"append": rl.Append(logEntries(4, 4, 1)),
-		"set":    rl.Set(LogValue{"a", nil}),
-		"delete": rl.DeleteRange(1, 1),
+		"append":  rl.Append(logEntries(4, 4, 1)),
+		"set":     rl.Set(LogValue{"a", nil}),
+		"drop":    rl.DropPrefix(1),
+		"replace": rl.Replace(nil),
 	} {
 		if !errors.Is(err, ErrLogDestroyed) {
 			t.Errorf("%s: %v", name, err)

@@ -129,7 +129,7 @@ func OpenMarks(o MarksOptions) (_ *Marks, err error) {
 	_, err = o.FS.Stat(o.Path)
 	switch missing := errors.Is(err, fs.ErrNotExist); {
 	case missing && o.MustExist:
-		return nil, fmt.Errorf("%w: %s is missing: how far log/ and control.bolt had been written is not known any more; %s", ErrDamaged, o.Path, emptyDirectory)
+		return nil, fmt.Errorf("%w: %s is missing: how far log/ and control.bolt had been written is not known any more; %s", ErrDamaged, o.Path, EmptyDirectory)
 	case missing:
 		if err := m.create(o.FS); err != nil {
 			return nil, fmt.Errorf("creating %s: %w", o.Path, err)
@@ -146,8 +146,9 @@ func OpenMarks(o MarksOptions) (_ *Marks, err error) {
 	return m, nil
 }
 
-// emptyDirectory is the way out for a directory whose votes are in doubt.
-const emptyDirectory = "empty the whole data directory to come back as a new node, then remove the old node id"
+// EmptyDirectory is the way out for a directory whose votes are in doubt; errors end
+// with it.
+const EmptyDirectory = "empty the whole data directory to come back as a new node, then remove the old node id"
 
 // create makes a file that holds an empty record in each slot, durably and whole, or
 // not at all.
@@ -201,7 +202,7 @@ func (m *Marks) load() error {
 	}
 	if m.durable < 0 {
 		return fmt.Errorf("%w: %s: none of its copies is whole (%w): how far log/ and control.bolt had been written is not known any more; %s",
-			ErrDamaged, m.path, found, emptyDirectory)
+			ErrDamaged, m.path, found, EmptyDirectory)
 	}
 	m.slot = (m.durable + 1) % marksSlots
 	return nil

@@ -152,7 +152,7 @@ func OpenState(o StateOptions) (_ *State, err error) {
 // stateOpenError says of a database that Pebble can not read what is to do.
 func stateOpenError(err error) error {
 	if pebble.IsCorruptionError(err) || errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: %w; %s", ErrCorrupt, err, emptyDirectory)
+		return fmt.Errorf("%w: %w; %s", ErrCorrupt, err, EmptyDirectory)
 	}
 	return err
 }

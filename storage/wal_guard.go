@@ -139,7 +139,7 @@ func (g *walGuard) compare(path string) (err error) {
 
 // lost says what is lost, and what is to do.
 func (g *walGuard) lost(format string, args ...any) error {
-	return fmt.Errorf("%w: %s; %s", g.loss, fmt.Sprintf(format, args...), emptyDirectory)
+	return fmt.Errorf("%w: %s; %s", g.loss, fmt.Sprintf(format, args...), EmptyDirectory)
 }
 
 // compareManifest refuses a MANIFEST that is older than the one known, or shorter: it

@@ -2,9 +2,9 @@
 // log, its term and vote, and the metadata of its snapshot. [Store] is a
 // raft.LogStore and raft.StableStore, [Snapshots] a raft.SnapshotStore; both
 // stand over the small interface disk, which has two implementations, the
-// node's shared log database ([Open]) and a raft-boltdb file a replica
-// ([OpenBolt]). One conformance suite runs over both. Callers: the replica
-// groups, the control group (bolt), and the transport ([Snapshots.Stage]).
+// node's shared log database ([Open]) and a bolt file a replica ([OpenBolt]).
+// One conformance suite runs over both. Callers: the replica groups, the
+// control group (bolt), and the transport ([Snapshots.Stage]).
 //
 // # What the library does not do by itself
 //
@@ -23,10 +23,21 @@
 // (HasExistingState) nor elect itself. [Store.Bootstrap] is one unit.
 //
 // Holes. The store is monotonic (IsMonotonic). raft then empties the log behind
-// an installed snapshot instead of leaving a hole. It may crash before that:
-// the next StoreLogs begins beyond the last index, and everything before it is
-// dropped in the same write. That is taken only if the snapshot covers the
-// hole; any other is [ErrHole].
+// an installed snapshot instead of leaving a hole. The next StoreLogs begins
+// beyond the last index, and everything before it is dropped in the same write.
+// That is taken only if the snapshot covers the hole; any other is [ErrHole].
+//
+// The end of the log. raft cuts a conflicting suffix off (raft.go:1551) and then
+// stores what takes its place: two calls. A crash in between would leave a log
+// that ends below what it had acknowledged, which is how a lost file looks. So
+// [Store.DeleteRange] of a suffix only hides it; the next StoreLogs replaces it
+// in one write. A crash before that leaves the old log, as if the request had
+// not come. The same holds for the deletion of all entries behind a snapshot.
+//
+// What takes the place of a suffix may have lower terms: a leader of term 7 gives
+// an entry to a minority, and a leader of term 8 that has never heard of it brings
+// entries of term 6, more than fit into one request. So the position (term,
+// index) of the last entry may fall, lawfully.
 //
 // # Snapshots without data
 //
@@ -64,8 +75,12 @@
 //
 // A crash before 1: all is old. Between 1 and 2: the state is ahead of the old
 // log and metadata, whose entries the machine skips; the leader sends again.
-// After 2: NewRaft takes the index from the metadata; the old log stands below
-// it, or has a tail beyond it, which raft checks against the leader as ever.
+// After 2: NewRaft takes the index from the metadata. The old log stays if it
+// goes on from the snapshot: if it holds the snapshot's last entry, by index and
+// term, or begins right behind it. Any other log may be another history, whose
+// entries a replica that is elected next would send on, since raft replicates
+// before it stores its first entry as a leader (raft.go:564, 573): such a log is
+// dropped when the store is opened.
 //
 // removeOldLogs takes away the whole log, also entries beyond the snapshot that
 // this replica has acknowledged: a late duplicate of a request would make it
@@ -78,6 +93,21 @@
 // (installSnapshot does not call setLastLog), and takes no entries until it is
 // opened again. It needs an old leader's tail longer than a new leader's log.
 //
-// TrailingLogs must be at least 1, so that the snapshot's last entry is there
-// to be compared with.
+// A log that begins right behind its snapshot does not hold the snapshot's last
+// entry. A follower compares what precedes an append with its last entry, else
+// with its log (raft.go:1498): if the entries behind the snapshot belong to
+// another history, no append would ever fit, and the leader would send whole
+// states forever. So [Store.GetLog] answers for the snapshot's last entry from
+// the metadata. Its data is never asked for: who needs that entry needs the one
+// before it too, and is sent the snapshot.
+//
+// TrailingLogs must be at least 1, so that a log that was cut holds an entry to
+// be compared with.
+//
+// # The bolt file
+//
+// Each record has a checksum, and one record stands for all of them. The number
+// of the last transaction is marked outside (storage.Marks), since bolt takes a
+// damaged root page for a transaction that never was. The file is read and
+// checked as a whole when it is opened, and written anew: see [OpenBolt].
 package raftlog

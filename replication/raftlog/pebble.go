@@ -29,14 +29,21 @@ func (d sharedDisk) Read(index uint64, into *raft.Log) error {
 	if err != nil {
 		return err
 	}
-	*into = raft.Log{Index: e.Index, Term: e.Term, Type: raft.LogType(e.Type), Data: e.Data, Extensions: e.Extensions}
-	if e.AppendedAt != 0 {
-		into.AppendedAt = time.Unix(0, e.AppendedAt)
-	}
+	*into = fromEntry(e)
 	return nil
 }
 
+func fromEntry(e storage.LogEntry) raft.Log {
+	l := raft.Log{Index: e.Index, Term: e.Term, Type: raft.LogType(e.Type), Data: e.Data, Extensions: e.Extensions}
+	if e.AppendedAt != 0 {
+		l.AppendedAt = time.Unix(0, e.AppendedAt)
+	}
+	return l
+}
+
 func (d sharedDisk) Append(logs []*raft.Log) error { return d.log.Append(toEntries(logs...)) }
+
+func (d sharedDisk) Replace(logs []*raft.Log) error { return d.log.Replace(toEntries(logs...)) }
 
 func toEntries(logs ...*raft.Log) []storage.LogEntry {
 	entries := make([]storage.LogEntry, len(logs))
@@ -49,9 +56,7 @@ func toEntries(logs ...*raft.Log) []storage.LogEntry {
 	return entries
 }
 
-func (d sharedDisk) DeleteRange(lowest, highest uint64) error {
-	return d.log.DeleteRange(lowest, highest)
-}
+func (d sharedDisk) DropPrefix(to uint64) error { return d.log.DropPrefix(to) }
 
 func (d sharedDisk) Value(name string) ([]byte, error) {
 	v, err := d.log.Get(name)

@@ -210,8 +210,17 @@ func (k *sink) Close() error {
 	if err := errors.Join(stage.Install(), stage.Close()); err != nil {
 		return err
 	}
-	var keepFrom uint64
+	// What the log holds behind the snapshot's last entry is right, and stays, if it goes
+	// on from that entry. It was compared above whether this replica has got there; the
+	// log may still be another one, under a snapshot received before.
+	fits := false
 	if held {
+		if fits, err = store.fits(k.meta); err != nil {
+			return err
+		}
+	}
+	var keepFrom uint64
+	if fits {
 		keepFrom = k.meta.Index
 	}
 	return store.setSnapshot(k.meta, keepFrom)
@@ -236,12 +245,7 @@ func (s *Store) holds(m meta) (bool, error) {
 	if old := s.stored(); old != nil && old.Index == m.Index && old.Term == m.Term {
 		return true, nil
 	}
-	var l raft.Log
-	err := s.disk.Read(m.Index, &l)
-	if errors.Is(err, raft.ErrLogNotFound) {
-		return false, nil
-	}
-	return err == nil && l.Term == m.Term, err
+	return s.hasEntry(m.Index, m.Term)
 }
 
 func (s *Store) setSnapshot(m meta, keepFrom uint64) error {

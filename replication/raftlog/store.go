@@ -37,16 +37,19 @@ var (
 )
 
 // disk keeps one replica's entries and values. All methods are safe for
-// concurrent use; each write is durable when it returns and is there whole, or
-// not at all, after a crash (but see Append).
+// concurrent use; each write but DropPrefix is durable when it returns and is there
+// whole, or not at all, after a crash.
 type disk interface {
 	Bounds() (first, last uint64, err error)
 	// Read gives raft.ErrLogNotFound for an entry that is not there.
 	Read(index uint64, into *raft.Log) error
-	// Append replaces an overlapping suffix, and drops the log before a hole.
-	// A crash may leave the old part dropped and the new not yet written.
+	// Append writes entries that begin within the log or right behind it, in place of
+	// the suffix that they overlap.
 	Append([]*raft.Log) error
-	DeleteRange(lowest, highest uint64) error
+	// Replace drops all entries and writes these, if there are any.
+	Replace([]*raft.Log) error
+	// DropPrefix removes the entries up to that index. A crash may bring them back.
+	DropPrefix(to uint64) error
 	// Value gives errNotFound for one never set.
 	Value(name string) ([]byte, error)
 	SetValue(name string, value []byte) error
@@ -62,6 +65,8 @@ type disk interface {
 type Store struct {
 	disk disk
 
+	writing sync.Mutex // one change of the log at a time; taken before mu
+
 	mu       sync.Mutex
 	held     uint64 // LastVoteTerm of a vote whose candidate is still to come
 	holding  bool
@@ -71,6 +76,10 @@ type Store struct {
 	// keepFrom: the log holds the last entry of the snapshot just installed;
 	// the deletion of all entries that raft does next must stop below it.
 	keepFrom uint64
+	// cut: entries above cutAt were deleted and are still on disk, until the entries
+	// that replace them are written. Nobody sees them.
+	cut   bool
+	cutAt uint64
 }
 
 var (
@@ -81,28 +90,74 @@ var (
 
 func newStore(d disk) (*Store, error) {
 	s := &Store{disk: d}
-	record, err := d.Value(valueVote)
-	switch {
-	case err == nil:
-		if s.vote, err = decodeVote(record); err != nil {
-			return nil, err
-		}
+	err := s.loadValue(valueVote, func(record []byte) (err error) {
+		s.vote, err = decodeVote(record)
 		s.voted = true
-	case !errors.Is(err, errNotFound):
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
-	record, err = d.Value(valueSnapshot)
-	switch {
-	case err == nil:
+	err = s.loadValue(valueSnapshot, func(record []byte) error {
 		m, err := decodeMeta(record)
-		if err != nil {
-			return nil, err
-		}
 		s.snapshot = &m
-	case !errors.Is(err, errNotFound):
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
-	return s, nil
+	return s, s.dropUnderSnapshot()
+}
+
+func (s *Store) loadValue(name string, decode func([]byte) error) error {
+	record, err := s.disk.Value(name)
+	if errors.Is(err, errNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return decode(record)
+}
+
+// dropUnderSnapshot does what raft would have done but for a crash: it emptied the log
+// behind a received snapshot, unless the log goes on from the snapshot. Entries of
+// another history must not be here when this replica leads: raft sends them on before
+// it has appended anything.
+func (s *Store) dropUnderSnapshot() error {
+	if s.snapshot == nil {
+		return nil
+	}
+	fits, err := s.fits(*s.snapshot)
+	if err != nil || fits {
+		return err
+	}
+	return s.disk.Replace(nil)
+}
+
+// fits says whether the log goes on from the snapshot: it holds the snapshot's last
+// entry, or begins right behind it, or is empty.
+func (s *Store) fits(m meta) (bool, error) {
+	first, last, err := s.bounds()
+	switch {
+	case err != nil:
+		return false, err
+	case last == 0 || first == m.Index+1:
+		return true, nil
+	case first > m.Index+1:
+		return false, fmt.Errorf("%w: log begins at %d, snapshot up to %d", ErrHole, first, m.Index)
+	}
+	return s.hasEntry(m.Index, m.Term)
+}
+
+// hasEntry says whether the log holds the entry of that index and term.
+func (s *Store) hasEntry(index, term uint64) (bool, error) {
+	var l raft.Log
+	err := s.read(index, &l)
+	if errors.Is(err, raft.ErrLogNotFound) {
+		return false, nil
+	}
+	return err == nil && l.Term == term, err
 }
 
 // Close lets go of the store. The shared log database stays open; a bolt file
@@ -117,13 +172,48 @@ func (s *Store) Stalled() time.Duration { return s.disk.Stalled() }
 func (s *Store) IsMonotonic() bool { return true }
 
 // FirstIndex is 0 for an empty log.
-func (s *Store) FirstIndex() (uint64, error) { first, _, err := s.disk.Bounds(); return first, err }
+func (s *Store) FirstIndex() (uint64, error) { first, _, err := s.bounds(); return first, err }
 
 // LastIndex is 0 for an empty log.
-func (s *Store) LastIndex() (uint64, error) { _, last, err := s.disk.Bounds(); return last, err }
+func (s *Store) LastIndex() (uint64, error) { _, last, err := s.bounds(); return last, err }
 
-// GetLog reads one entry; raft.ErrLogNotFound if it is not there.
-func (s *Store) GetLog(index uint64, into *raft.Log) error { return s.disk.Read(index, into) }
+// bounds are those of the entries that are not deleted.
+func (s *Store) bounds() (first, last uint64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	first, last, err = s.disk.Bounds()
+	if err == nil && s.cut {
+		last = min(last, s.cutAt)
+	}
+	if err != nil || last < first {
+		return 0, 0, err
+	}
+	return first, last, nil
+}
+
+// GetLog reads one entry; raft.ErrLogNotFound if it is not there. The snapshot's last
+// entry is there for its term, without its data: see the package's documentation.
+func (s *Store) GetLog(index uint64, into *raft.Log) error {
+	err := s.read(index, into)
+	// A leader asks for what precedes an entry before it sends that: so nobody is sent
+	// this one, but for the first of all, which nothing precedes.
+	if m := s.stored(); errors.Is(err, raft.ErrLogNotFound) && m != nil && m.Index == index && index > 1 {
+		*into = raft.Log{Index: index, Term: m.Term, Type: raft.LogNoop}
+		return nil
+	}
+	return err
+}
+
+// read reads an entry that is not deleted.
+func (s *Store) read(index uint64, into *raft.Log) error {
+	s.mu.Lock()
+	deleted := s.cut && index > s.cutAt
+	s.mu.Unlock()
+	if deleted {
+		return raft.ErrLogNotFound
+	}
+	return s.disk.Read(index, into)
+}
 
 // StoreLog is StoreLogs of one.
 func (s *Store) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
@@ -139,7 +229,9 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 			return fmt.Errorf("%w: %d behind %d", ErrHole, l.Index, logs[0].Index)
 		}
 	}
-	_, last, err := s.disk.Bounds()
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	_, last, err := s.bounds()
 	if err != nil {
 		return err
 	}
@@ -150,15 +242,33 @@ func (s *Store) StoreLogs(logs []*raft.Log) error {
 		covered = s.snapshot.Index
 	}
 	s.mu.Unlock()
-	if from := logs[0].Index; from > last+1 && from > covered+1 {
+	from := logs[0].Index
+	if from > last+1 && from > covered+1 {
 		return fmt.Errorf("%w: %d behind %d, snapshot up to %d", ErrHole, from, last, covered)
 	}
-	return s.disk.Append(logs)
+	write := s.disk.Append
+	if last == 0 || from > last+1 {
+		write = s.disk.Replace
+	}
+	if err := write(logs); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.cut = false
+	s.mu.Unlock()
+	return nil
 }
 
 // DeleteRange cuts off a prefix or a suffix of the log, both ends included.
+//
+// A suffix, or all, stays on disk until the entries that take its place are written,
+// in one step with them. By itself that deletion would let the log end below what it
+// had acknowledged, if a crash comes next. The old entries are no harm then: it is as
+// if the request that replaces them had not come yet.
 func (s *Store) DeleteRange(lowest, highest uint64) error {
-	_, last, err := s.disk.Bounds()
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	first, last, err := s.bounds()
 	if err != nil {
 		return err
 	}
@@ -168,10 +278,19 @@ func (s *Store) DeleteRange(lowest, highest uint64) error {
 		s.keepFrom = 0
 	}
 	s.mu.Unlock()
-	if lowest > highest {
+	from, to := max(lowest, first), min(highest, last)
+	switch {
+	case last == 0 || from > to:
 		return nil
+	case to == last:
+		s.mu.Lock()
+		s.cut, s.cutAt = true, from-1
+		s.mu.Unlock()
+		return nil
+	case from == first:
+		return s.disk.DropPrefix(to)
 	}
-	return s.disk.DeleteRange(lowest, highest)
+	return fmt.Errorf("%w: to delete %d to %d of %d to %d", ErrHole, lowest, highest, first, last)
 }
 
 // Set stores a value. LastVoteCand completes the vote whose term was set
@@ -268,7 +387,7 @@ func (s *Store) Bootstrap(c raft.Configuration) error {
 	if err != nil && !errors.Is(err, errNotFound) {
 		return err
 	}
-	_, last, err := s.disk.Bounds()
+	_, last, err := s.bounds()
 	if err != nil {
 		return err
 	}
