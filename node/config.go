@@ -57,9 +57,6 @@ type Config struct {
 	// MaxClockOffset bounds how far a timestamp from elsewhere moves this
 	// node's clock ahead. Default 500 ms.
 	MaxClockOffset time.Duration
-	// RaftLog is where the partitions' Raft logs live: "pebble" (default) or
-	// "bolt".
-	RaftLog string
 	// EnableChaos serves ChaosService, with which whoever reaches the client API
 	// cuts this node off from others: for demos, staging and tests. Default off.
 	EnableChaos bool

@@ -56,7 +56,6 @@ func (c Config) withDefaults() (Config, error) {
 	c.MemoryLimit = cmp.Or(c.MemoryLimit, DefaultMemory)
 	c.FileLimit = cmp.Or(c.FileLimit, 1<<20)
 	c.MaxClockOffset = cmp.Or(c.MaxClockOffset, DefaultMaxClockOffset)
-	c.RaftLog = cmp.Or(c.RaftLog, RaftLogPebble)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -74,12 +73,6 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	return c, c.check()
 }
-
-// Where the partitions' Raft logs live.
-const (
-	RaftLogPebble = "pebble"
-	RaftLogBolt   = "bolt"
-)
 
 func (c Config) check() error {
 	var problems []error
@@ -118,9 +111,6 @@ func (c Config) check() error {
 	}
 	if c.MaxClockOffset < 0 {
 		bad("max-clock-offset", "%v is negative", c.MaxClockOffset)
-	}
-	if c.RaftLog != RaftLogPebble && c.RaftLog != RaftLogBolt {
-		bad("raft-log", "%q is neither %s nor %s", c.RaftLog, RaftLogPebble, RaftLogBolt)
 	}
 	listeners := []struct{ field, addr, advertise string }{
 		{"listen", c.Listen, c.Advertise},

@@ -310,7 +310,6 @@ func TestOpenFails(t *testing.T) {
 		}, nil, "node.json"},
 		{"bad name", nil, func(c *Config) { c.Name = "N 1" }, "--name"},
 		{"bad partitions", nil, func(c *Config) { c.Partitions = 3 }, "--partitions"},
-		{"bad log", nil, func(c *Config) { c.RaftLog = "paper" }, "--raft-log"},
 		{"bad pprof", nil, func(c *Config) { c.Pprof = "10.0.0.1:1" }, "--pprof"},
 		{"bad join", nil, func(c *Config) { c.Join = []string{":::"} }, "join"},
 	} {

@@ -47,16 +47,14 @@ type groupOpener struct {
 	self      partition.NodeID
 	dir       string
 	onDisk    bool // the machine's own file system: bolt can work
-	bolt      bool // the partitions' logs are bolt files
+	marks     *storage.Marks
 	log       *storage.Log
 	host      *replication.Host
 	transport *transport.Transport
+	failed    func(error) // the control group's log can not be written or read any more
 }
 
-const (
-	controlFile = "control.bolt"
-	boltDir     = "bolt"
-)
+const controlFile = "control.bolt"
 
 // openGroup opens a replica whose machine is m. Bootstrap is the group's first
 // configuration, or nil for a replica that others will add.
@@ -110,57 +108,41 @@ func (s stager) Stage(_ context.Context, stream io.Reader) ([]byte, func(), erro
 	return ticket, func() { _ = s.snapshots.Drop(ticket) }, err
 }
 
-// openStore opens the Raft log of r where logs of its kind live.
+// openStore opens the Raft log of r: that of the control group in a file of its own, all
+// others in the log database.
 func (o *groupOpener) openStore(r storage.Replica) (*raftlog.Store, error) {
-	inBolt := o.bolt
-	path := filepath.Join(o.dir, boltDir, fmt.Sprintf("%d-%d.bolt", r.Group, r.Generation))
-	if r.Group == storage.ControlGroup {
-		inBolt, path = true, filepath.Join(o.dir, controlFile)
-	}
-	marks, err := o.log.Replica(r)
+	log, err := o.log.Replica(r)
 	if err != nil {
 		return nil, err
 	}
-	// A replica that was here before must find its log again, where it was:
-	// without its vote it could give a second one, and what it acknowledged
-	// would be gone. That it was here stands in the log database, which the
-	// node's identity vouches for.
-	_, err = marks.Get(boltMark)
+	// A replica that was here before must find its log again, where it was: without its
+	// vote it could give a second one, and what it acknowledged would be gone. That it
+	// was here stands in the log database, which the node's identity vouches for.
+	_, err = log.Get(boltMark)
 	known := err == nil
 	if err != nil && !errors.Is(err, storage.ErrLogNotFound) {
 		return nil, err
 	}
-	if !inBolt || !o.onDisk {
-		if known {
-			return nil, errLogElsewhere(RaftLogBolt)
-		}
-		return raftlog.Open(marks)
+	control := r.Group == storage.ControlGroup && o.onDisk
+	switch {
+	case !control && known:
+		return nil, errors.New("its Raft log, and the votes in it, are in a file of its own, as an earlier release wrote with " +
+			"--raft-log=bolt; this release does not read that: " + storage.EmptyDirectory)
+	case !control:
+		return raftlog.Open(log)
 	}
-	if !known {
-		used, err := marks.Used()
-		if err != nil {
-			return nil, err
-		}
-		if used {
-			return nil, errLogElsewhere(RaftLogPebble)
-		}
-	}
-	store, err := raftlog.OpenBolt(raftlog.BoltOptions{Path: path, NodeID: o.self, MustExist: known})
+	store, err := raftlog.OpenBolt(raftlog.BoltOptions{
+		Path: filepath.Join(o.dir, controlFile), NodeID: o.self, MustExist: known, Marks: o.marks, Failed: o.failed,
+	})
 	if err != nil {
 		return nil, err
 	}
 	if !known {
-		if err := marks.Set(storage.LogValue{Name: boltMark, Value: []byte{1}}); err != nil {
+		if err := log.Set(storage.LogValue{Name: boltMark, Value: []byte{1}}); err != nil {
 			return nil, errors.Join(err, store.Close())
 		}
 	}
 	return store, nil
-}
-
-// errLogElsewhere refuses to begin an empty log beside the replica's own.
-func errLogElsewhere(kind string) error {
-	return fmt.Errorf("its Raft log, and the votes in it, were written with --raft-log=%s: start with that, "+
-		"or empty the whole data directory to come back as a new node", kind)
 }
 
 // boltMark says, in the log database, that a replica's log is a bolt file.

@@ -205,7 +205,7 @@ func (n *Node) openDisk() (err error) {
 	}
 	if n.log, err = storage.OpenLog(storage.LogOptions{
 		FS: n.config.FS, Dir: filepath.Join(n.config.DataDir, "log"), NodeID: n.id,
-		Marks: n.marks,
+		Marks:      n.marks,
 		CacheBytes: n.limits.logCache, MemTableBytes: n.limits.logTable, MaxOpenFiles: n.limits.logFiles,
 		MustExist: n.identity.Initialised(), Events: n.onLogEvent,
 	}); err != nil {
@@ -220,11 +220,6 @@ func (n *Node) openDisk() (err error) {
 		return fmt.Errorf("data directory %s: %w", n.config.DataDir, err)
 	}
 	n.onClose(n.state.Close)
-	if n.config.RaftLog == RaftLogBolt && onDisk(n.config.FS) {
-		if err := n.config.FS.MkdirAll(filepath.Join(n.config.DataDir, boltDir), 0o700); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
@@ -302,8 +297,8 @@ func (n *Node) openPeers() (err error) {
 	relayed := n.sessions.relayed()
 	n.replicas.exchange, n.replicas.sessions = n.exchange, n.sessions
 	n.replicas.opener = &groupOpener{
-		self: n.id, dir: n.config.DataDir, onDisk: onDisk(n.config.FS), bolt: n.config.RaftLog == RaftLogBolt,
-		log: n.log, host: n.host, transport: n.transport,
+		self: n.id, dir: n.config.DataDir, onDisk: onDisk(n.config.FS),
+		marks: n.marks, log: n.log, host: n.host, transport: n.transport, failed: n.fail,
 	}
 	n.onClose(n.replicas.close)
 	n.onClose(n.closeControl)

@@ -166,7 +166,7 @@ func TestLogReclaim(t *testing.T) {
 	}
 	mustDo(t, l.Reclaim(t.Context(), 1<<20))
 	before := tableBytes(t, l.db)
-	mustDo(t, rl.DeleteRange(1, entries-10))
+	mustDo(t, rl.DropPrefix(entries-10))
 	mustDo(t, l.Reclaim(t.Context(), 1<<20))
 	if after := tableBytes(t, l.db); after > before/10 {
 		t.Errorf("%d of %d bytes are left", after, before)

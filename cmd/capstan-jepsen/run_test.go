@@ -132,7 +132,7 @@ func TestRunTellsTheVerdict(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Chdir(t.TempDir())
 			s := newShell(recorded(t, c.count, c.stale))
-			status := s.run(t, "run", "--binary", binary(t), "--nemesis", "none", "--workload", "register", "--", "--raft-log=bolt")
+			status := s.run(t, "run", "--binary", binary(t), "--nemesis", "none", "--workload", "register", "--", "--max-clock-offset=1s")
 			if status != c.status {
 				t.Fatalf("status %d, %s%s", status, s.stdout.String(), s.stderr.String())
 			}
@@ -141,7 +141,7 @@ func TestRunTellsTheVerdict(t *testing.T) {
 			if !strings.HasPrefix(s.stdout.String(), c.says[0]) {
 				t.Errorf("it begins %.100q", s.stdout.String())
 			}
-			again := fmt.Sprintf("capstan-jepsen run --binary %s --nemesis none --workload register --seed %d -- --raft-log=bolt", config.Binary, config.Seed)
+			again := fmt.Sprintf("capstan-jepsen run --binary %s --nemesis none --workload register --seed %d -- --max-clock-offset=1s", config.Binary, config.Seed)
 			for _, want := range append(c.says, filepath.Join(dir, reportFile), filepath.Join(dir, jepsen.HistoryFile), again) {
 				if !strings.Contains(s.stdout.String(), want) {
 					t.Errorf("no %q in %s", want, s.stdout.String())
@@ -154,7 +154,7 @@ func TestRunTellsTheVerdict(t *testing.T) {
 					t.Errorf("no %q in the report", want)
 				}
 			}
-			if len(config.Nemeses) > 0 || !slices.Equal(config.Args, []string{"--raft-log=bolt"}) || config.Lab != lab.Namespaces || filepath.Dir(dir) != "store" {
+			if len(config.Nemeses) > 0 || !slices.Equal(config.Args, []string{"--max-clock-offset=1s"}) || config.Lab != lab.Namespaces || filepath.Dir(dir) != "store" {
 				t.Errorf("config %+v", config)
 			}
 		})

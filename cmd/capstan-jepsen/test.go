@@ -59,7 +59,7 @@ tell, or did not run.`,
   capstan-jepsen run --workload register,mixed,session --nemesis cuts,kills --time-limit 5m --rate 500
   capstan-jepsen run --seed 4711                                    # the same faults once more
   capstan-jepsen run --schedule store/20261125-180000-4711/schedule.jsonl
-  capstan-jepsen run --binary ./capstan-v0.1.0 -- --raft-log=bolt   # another build, other flags`,
+  capstan-jepsen run --binary ./capstan-v0.1.0 -- --max-clock-offset=1s   # another build, other flags`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if at := cmd.ArgsLenAtDash(); at > 0 || at < 0 && len(args) > 0 {
 				return usageErrorf("%s takes no arguments but those after --, got %q", cmd.CommandPath(), args[0]).hint(cmd.CommandPath() + " --help")

@@ -48,7 +48,7 @@ func serveOnce(t *testing.T, args ...string) (got node.Config, stderr string, st
 
 func TestServePrecedence(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "n1.yaml")
-	text := "name: file\ndata-dir: file\nzone: file\njoin: [a, 'b:1']\npartitions: 32\ninsecure: true\nmax-clock-offset: 1s\nraft-log: bolt\n"
+	text := "name: file\ndata-dir: file\nzone: file\njoin: [a, 'b:1']\npartitions: 32\ninsecure: true\nmax-clock-offset: 1s\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestServePrecedence(t *testing.T) {
 		t.Fatal(stderr)
 	}
 	if c.Name != "flag" || c.DataDir != "variable" || c.Zone != "file" || strings.Join(c.Join, " ") != "a b:1" || c.Partitions != 32 ||
-		!c.Insecure || c.MaxClockOffset != time.Second || c.RaftLog != "bolt" || c.ReplicationFactor != 3 || c.Cluster != "capstan" ||
+		!c.Insecure || c.MaxClockOffset != time.Second || c.ReplicationFactor != 3 || c.Cluster != "capstan" ||
 		c.Listen != "127.0.0.1:7820" || c.ListenPeer != "127.0.0.1:7821" || c.ListenGossip != "127.0.0.1:7822" || c.Logger == nil {
 		t.Errorf("got %+v", c)
 	}
@@ -95,7 +95,7 @@ func TestServeRefuses(t *testing.T) {
 		{name: "off loopback, all", args: append(good, "--listen-gossip", ":7822"), want: "off loopback"},
 		{name: "pprof", args: append(good, "--insecure", "--pprof", "0.0.0.0:6060"), want: "loopback only"},
 		{name: "bad address", args: append(good, "--listen", "7820"), want: "host:port"},
-		{name: "raft log", args: append(good, "--raft-log", "badger"), want: "pebble or bolt"},
+		{name: "a flag of an earlier release", args: append(good, "--raft-log", "bolt"), want: "--raft-log"},
 		{name: "log level", args: append(good, "--log-level", "loud"), want: "--log-level"},
 		{name: "log format", args: append(good, "--log-format", "xml"), want: "--log-format"},
 		{name: "value size", args: append(good, "--max-value-size", "4194304"), want: "--max-value-size"},

@@ -47,7 +47,6 @@ func (s *serveSettings) add(flags *pflag.FlagSet) {
 	flags.IntVar(&c.MaxValueSize, "max-value-size", 1<<20, "most `bytes` of a value, at most 3 MiB")
 	flags.Var(&s.memoryLimit, "memory-limit", "memory that caches and budgets are sized for, at least 256MiB, as 512MiB (0: GOMEMLIMIT, else nine tenths of the cgroup's limit, else 1GiB)")
 	flags.DurationVar(&c.MaxClockOffset, "max-clock-offset", 500*time.Millisecond, "how far a timestamp from elsewhere moves this node's clock")
-	flags.StringVar(&c.RaftLog, "raft-log", "pebble", "where Raft logs live: pebble (one for all) or bolt (a file each)")
 	flags.BoolVar(&c.EnableChaos, "enable-chaos", false, "let whoever reaches the client API cut this node off from others (capstan chaos); for demos and tests")
 	flags.StringVar(&c.Pprof, "pprof", "", "`address` of net/http/pprof, loopback only (off if empty)")
 	flags.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -174,8 +173,6 @@ func (s *serveSettings) check() error {
 		return usageErrorf("--memory-limit %s: at least %d MiB are needed", &s.memoryLimit, node.LeastMemory>>20)
 	case c.MaxClockOffset < 0:
 		return usageErrorf("--max-clock-offset %s: it cannot be below 0", c.MaxClockOffset)
-	case c.RaftLog != "pebble" && c.RaftLog != "bolt":
-		return usageErrorf("--raft-log is pebble or bolt, not %q", c.RaftLog)
 	case s.logFormat != "text" && s.logFormat != "json":
 		return usageErrorf("--log-format is text or json, not %q", s.logFormat)
 	}
