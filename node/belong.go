@@ -10,6 +10,7 @@ import (
 
 	"github.com/capstan-kv/capstan/node/control"
 	"github.com/capstan-kv/capstan/node/formation"
+	"github.com/capstan-kv/capstan/node/identity"
 	"github.com/capstan-kv/capstan/node/membership"
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
@@ -17,10 +18,14 @@ import (
 	"github.com/capstan-kv/capstan/storage"
 )
 
-// registerRetry bounds the pause between two attempts to register.
 const (
+	// registerFirstRetry and registerLastRetry bound the pause between two attempts
+	// to register.
 	registerFirstRetry = 100 * time.Millisecond
 	registerLastRetry  = 2 * time.Second
+	// leaderLook is the pause between two looks whether the control group has a
+	// leader: clients wait meanwhile, and a look asks nobody.
+	leaderLook = 20 * time.Millisecond
 )
 
 // openControl opens this node's replica of the control group if it has one:
@@ -85,13 +90,10 @@ func (n *Node) startControl(founder bool) error {
 	n.control = &controlGroup{groupParts: parts, self: n.id, machine: machine, peers: n.transport}
 	close(n.controlUp)
 	n.transport.Handle(kindControl, n.control.handle)
-	if err := n.replicas.follow(machine.current()); err != nil {
-		return err
-	}
 	n.tasks.Go(n.watchRing)
 	n.tasks.Go(func() {
 		(&driver{
-			self: n.id, control: n.control, expect: n.config.BootstrapExpect, alive: n.alive, ask: n.askStatus,
+			self: n.id, registered: n.gate.opened, control: n.control, expect: n.config.BootstrapExpect, alive: n.alive, ask: n.askStatus,
 			transfer: n.transferLeader, wake: n.gossipChanged, log: n.config.Logger,
 		}).run(n.ctx)
 	})
@@ -108,38 +110,69 @@ func (n *Node) ring() *control.State {
 	}
 }
 
-// watchRing opens the replicas that the ring gives to this node, and hangs up on
-// nodes that were removed.
+// watchRing opens the replicas that the ring gives to this node, once this start
+// is registered, and hangs up on nodes that the ring does not admit any more.
 func (n *Node) watchRing() {
-	for {
+	for registered := n.gate.opened; ; {
 		changed := n.control.machine.watch()
 		ring := n.control.machine.current()
-		for _, removed := range ring.Removed() {
-			n.transport.Drop(removed.Node) // admit refuses it from now on
-		}
-		if err := n.replicas.follow(ring); err != nil {
-			if n.ctx.Err() == nil {
-				n.fail(err)
-			}
+		if reason := n.replaced(ring); reason != "" {
+			n.refuse(n.id, reason)
 			return
+		}
+		n.transport.Readmit()
+		if n.gate.isOpen() {
+			registered = nil
+			if err := n.replicas.follow(ring); err != nil {
+				if n.ctx.Err() == nil {
+					n.fail(err)
+				}
+				return
+			}
 		}
 		select {
 		case <-changed:
+		case <-registered:
 		case <-n.ctx.Done():
 			return
 		}
 	}
 }
 
-// belong brings the node to its cluster, and tells the cluster of this start.
+// replaced says why the ring has no place for this process any more, or nothing.
+func (n *Node) replaced(ring *control.State) string {
+	known, ok := ring.Node(n.id)
+	switch own := n.identity.Registered(); {
+	case !ok:
+		return ""
+	case known.State == control.Left:
+		return fmt.Sprintf("node %s was removed from the cluster", n.id)
+	case n.gate.isOpen() && known.StartCounter > own.Number:
+		// This start is registered, and a later one is too: its process found a
+		// record of this start.
+		return fmt.Sprintf("start %d of node %s was registered while start %d runs: another process runs on a copy of this directory",
+			known.StartCounter, n.id, own.Number)
+	}
+	return ""
+}
+
+// belong brings the node to its cluster, tells the cluster of this start, and
+// begins to serve.
 func (n *Node) belong() {
 	err := n.findCluster()
 	if err == nil {
-		err = n.register()
+		err = n.register(n.identity.ClusterID(), n.proposeUntilAnswered)
 	}
-	if err != nil && n.ctx.Err() == nil {
-		n.fail(err)
+	if err == nil {
+		err = n.replicas.follow(n.control.machine.current())
 	}
+	if err != nil {
+		if n.ctx.Err() == nil {
+			n.fail(err)
+		}
+		return
+	}
+	n.gate.open()
 }
 
 // findCluster returns once the node belongs to a cluster: the one it belonged
@@ -187,9 +220,8 @@ func (n *Node) findCluster() error {
 		if err == nil {
 			return nil
 		}
-		var rejection *control.Rejection
-		if errors.As(err, &rejection) {
-			return fmt.Errorf("the cluster %s does not take this node: %w", outcome.ClusterID, err)
+		if errors.As(err, new(*control.Rejection)) || errors.Is(err, ErrRefused) {
+			return err
 		}
 		n.journal.log.Warn("joining failed, will be tried again", "cluster", outcome.ClusterID, "err", err)
 		if !n.pause(registerLastRetry) {
@@ -205,7 +237,7 @@ func (n *Node) found(former *formation.Coordinator, clusterID string) error {
 		BootstrapExpect: n.config.BootstrapExpect, CreatedUnixMs: n.config.Now().UnixMilli(), Secret: randomSecret(),
 	}}}
 	for !n.control.machine.current().Founded() {
-		result, err := n.control.propose(n.ctx, command)
+		result, _, err := n.control.propose(n.ctx, command)
 		switch {
 		case err == nil && result.Rejection != nil && result.Rejection.Reason != control.AlreadyFounded:
 			return result.Err()
@@ -221,29 +253,31 @@ func (n *Node) found(former *formation.Coordinator, clusterID string) error {
 // join registers with a cluster that other nodes belong to, and becomes one of
 // them: durably, before anything of it is opened.
 func (n *Node) join(former *formation.Coordinator, to formation.Outcome) error {
-	data, err := control.EncodeCommand(n.registration(""))
+	err := n.register(to.ClusterID, func(command control.Command) (control.Result, partition.NodeID, error) {
+		data, err := control.EncodeCommand(command)
+		if err != nil {
+			return control.Result{}, "", err
+		}
+		failed := errors.New("no member could register this node")
+		for _, via := range to.Via {
+			ctx, cancel := context.WithTimeout(n.ctx, controlWait)
+			result, err := askControl(ctx, n.transport, via, data, true)
+			cancel()
+			if err == nil {
+				n.journal.log.Info("joined a cluster", "cluster", to.ClusterID, "via", via)
+				return result, via, nil
+			}
+			failed = errors.Join(failed, err)
+		}
+		return control.Result{}, "", failed
+	})
 	if err != nil {
 		return err
 	}
-	var failed error
-	for _, via := range to.Via {
-		ctx, cancel := context.WithTimeout(n.ctx, controlWait)
-		result, err := askControl(ctx, n.transport, via, data, true)
-		cancel()
-		if err != nil {
-			failed = errors.Join(failed, err)
-			continue
-		}
-		if err := result.Err(); err != nil {
-			return err
-		}
-		if err := n.nowBelongs(former, to.ClusterID); err != nil {
-			return err
-		}
-		n.journal.log.Info("joined a cluster", "cluster", to.ClusterID, "via", via)
-		return n.startControl(false)
+	if err := n.nowBelongs(former, to.ClusterID); err != nil {
+		return err
 	}
-	return errors.Join(errors.New("no member could register this node"), failed)
+	return n.startControl(false)
 }
 
 func (n *Node) nowBelongs(former *formation.Coordinator, clusterID string) error {
@@ -254,33 +288,110 @@ func (n *Node) nowBelongs(former *formation.Coordinator, clusterID string) error
 	return n.members.SetClusterID(clusterID)
 }
 
-// register tells the cluster of this start: where the node is now, and that no
-// older image of its disk is to be believed.
-func (n *Node) register() error {
-	command := n.registration(n.identity.ClusterID())
-	for pause := registerFirstRetry; ; pause = min(2*pause, registerLastRetry) {
-		if known, ok := n.ring().Node(n.id); ok && known.Incarnation == n.incarnation {
+// register has a cluster register this start: where the node is now, and that no
+// older copy of its directory is to be let in. ask brings one command to the
+// control group, and says who answered.
+//
+// A start before this one may have been told of without an answer. That one comes
+// first, so that the directory knows what the cluster has on record: a command
+// that was registered already is accepted once more.
+func (n *Node) register(cluster string, ask func(control.Command) (control.Result, partition.NodeID, error)) error {
+	for {
+		start, confirmed := n.identity.Last()
+		if confirmed && start.Incarnation == n.incarnation {
 			return nil
 		}
-		result, err := n.control.propose(n.ctx, command)
-		if err == nil {
-			if err := result.Err(); err != nil {
-				return fmt.Errorf("the cluster does not take this node back: %w", err)
+		if confirmed {
+			start = identity.Start{Number: n.identity.NextStart(), Incarnation: n.incarnation}
+			if err := n.identity.Attempt(start); err != nil {
+				return err
 			}
-			return nil
 		}
-		if !n.pause(pause) {
-			return n.ctx.Err()
+		result, by, err := ask(n.registration(start))
+		if err != nil {
+			return err
+		}
+		if rejection := result.Rejection; rejection != nil {
+			return n.rejected(by, rejection)
+		}
+		if err := n.identity.Confirm(start, cluster); err != nil {
+			return err
 		}
 	}
 }
 
-func (n *Node) registration(clusterID string) control.Command {
-	return control.Command{RegisterNode: &control.RegisterNode{ClusterID: clusterID, Node: control.Node{
-		ID: n.id, Name: n.config.Name, Zone: n.config.Zone,
-		API: n.addresses.api, Peer: n.addresses.peer, Gossip: n.addresses.gossip, Version: Version(),
-		StartCounter: n.identity.Starts(), Incarnation: n.incarnation,
-	}}}
+// rejected is the error of a registration that the cluster rejected. What no later
+// start can change is a refusal of the data directory.
+func (n *Node) rejected(by partition.NodeID, rejection *control.Rejection) error {
+	switch rejection.Reason {
+	case control.RestoredImage, control.NodeLeft:
+		return n.refusal(by, rejection.Message)
+	}
+	return fmt.Errorf("the cluster does not take this node: %w", rejection)
+}
+
+// proposeUntilAnswered brings a command to the leader of the control group that
+// this node belongs to, as often as it takes. Its own replica learns of the leader
+// only when that finds it, so that all other voters are asked meanwhile.
+func (n *Node) proposeUntilAnswered(command control.Command) (control.Result, partition.NodeID, error) {
+	var asked time.Time
+	for pause := registerFirstRetry; ; {
+		if _, led := n.control.group.Leader(); led || time.Since(asked) > pause {
+			if !asked.IsZero() {
+				pause = min(2*pause, registerLastRetry)
+			}
+			asked = time.Now()
+			propose := n.control.propose
+			if !led {
+				propose = n.control.proposeToAny
+			}
+			result, by, err := propose(n.ctx, command)
+			if err == nil {
+				return result, by, nil
+			}
+			if led && !n.pause(pause) {
+				return control.Result{}, "", n.ctx.Err()
+			}
+		}
+		if !n.pause(leaderLook) {
+			return control.Result{}, "", n.ctx.Err()
+		}
+	}
+}
+
+func (n *Node) registration(start identity.Start) control.Command {
+	previous := control.Start(n.identity.Registered())
+	return control.Command{RegisterNode: &control.RegisterNode{
+		ClusterID: n.identity.ClusterID(), Previous: &previous, Node: control.Node{
+			ID: n.id, Name: n.config.Name, Zone: n.config.Zone,
+			API: n.addresses.api, Peer: n.addresses.peer, Gossip: n.addresses.gossip, Version: Version(),
+			StartCounter: start.Number, Incarnation: start.Incarnation,
+		},
+	}}
+}
+
+// presented is the start by which others judge this directory: the newest that the
+// cluster was told of, or else the one that it is to be told of next.
+func (n *Node) presented() (number, incarnation uint64) {
+	last, confirmed := n.identity.Last()
+	if !confirmed || last.Incarnation == n.incarnation {
+		return last.Number, last.Incarnation
+	}
+	return n.identity.NextStart(), n.incarnation
+}
+
+// waitingFor is what keeps this start from being registered, for people.
+func (n *Node) waitingFor() string {
+	select {
+	case <-n.controlUp:
+	default:
+		return "the node does not follow the control group yet"
+	}
+	reachable, needed := n.control.group.Reachable()
+	if _, led := n.control.group.Leader(); !led || reachable < needed {
+		return fmt.Sprintf("it reaches %d voters of the control group, and %d are needed", reachable, needed)
+	}
+	return "the leader of the control group has not answered yet"
 }
 
 func (n *Node) pause(d time.Duration) bool {
@@ -398,8 +509,8 @@ func (n *Node) admit(hello transport.Hello) error {
 	case known.State == control.Left:
 		return fmt.Errorf("%s: %w", hello.From, transport.ErrPeerRemoved)
 	case hello.Start < known.StartCounter, hello.Start == known.StartCounter && hello.Incarnation != known.Incarnation:
-		return fmt.Errorf("%s runs on an older image of its disk: the cluster knows its start %d, this is start %d",
-			hello.From, known.StartCounter, hello.Start)
+		return fmt.Errorf("%s: %w: the cluster has registered its start %d, this is start %d",
+			hello.From, transport.ErrPeerOutdated, known.StartCounter, hello.Start)
 	}
 	return nil
 }

@@ -32,22 +32,68 @@ type controlGroup struct {
 }
 
 // propose carries out a command at the control group's leader, wherever that
-// is. The result's rejection, if there is one, is an answer and not an error.
-func (c *controlGroup) propose(ctx context.Context, command control.Command) (control.Result, error) {
+// is, and names it. The result's rejection, if there is one, is an answer and not
+// an error.
+func (c *controlGroup) propose(ctx context.Context, command control.Command) (control.Result, partition.NodeID, error) {
+	leader, ok := c.group.Leader()
+	if !ok || leader.Node == c.self {
+		result, err := c.proposeHere(ctx, command)
+		return result, c.self, err
+	}
+	data, err := control.EncodeCommand(command)
+	if err != nil {
+		return control.Result{}, "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, controlWait)
+	defer cancel()
+	result, err := askControl(ctx, c.peers, leader.Node, data, false)
+	return result, leader.Node, err
+}
+
+// proposeToAny asks every other voter at once to carry out a command, and names the
+// one that did: only the leader can. It is for commands that may be repeated.
+func (c *controlGroup) proposeToAny(ctx context.Context, command control.Command) (control.Result, partition.NodeID, error) {
+	data, err := control.EncodeCommand(command)
+	if err != nil {
+		return control.Result{}, "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, controlWait)
+	defer cancel()
+	type answer struct {
+		by     partition.NodeID
+		result control.Result
+		err    error
+	}
+	asked, answers := 0, make(chan answer, control.MaxControlVoters) // room for each: nobody waits
+	for _, server := range c.servers() {
+		if !server.Voter || server.Node == c.self || asked == cap(answers) {
+			continue
+		}
+		asked++
+		go func() {
+			result, err := askControl(ctx, c.peers, server.Node, data, false)
+			answers <- answer{server.Node, result, err}
+		}()
+	}
+	failed := errors.New("no leader of the control group was found")
+	for range asked {
+		a := <-answers
+		if a.err == nil {
+			return a.result, a.by, nil
+		}
+		failed = errors.Join(failed, a.err)
+	}
+	return control.Result{}, "", failed
+}
+
+// proposeHere carries out a command if this node leads the control group.
+func (c *controlGroup) proposeHere(ctx context.Context, command control.Command) (control.Result, error) {
 	data, err := control.EncodeCommand(command)
 	if err != nil {
 		return control.Result{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, controlWait)
 	defer cancel()
-	leader, ok := c.group.Leader()
-	if !ok || leader.Node == c.self {
-		return c.proposeHere(ctx, data)
-	}
-	return askControl(ctx, c.peers, leader.Node, data, false)
-}
-
-func (c *controlGroup) proposeHere(ctx context.Context, data []byte) (control.Result, error) {
 	answer, err := c.group.Propose(ctx, data)
 	if err != nil {
 		return control.Result{}, err
@@ -84,32 +130,50 @@ func askControl(ctx context.Context, peers *transport.Transport, to partition.No
 	return result, nil
 }
 
-// handle answers another node's command. A node that does not belong to the
-// cluster may register itself, and nothing else.
+// handle answers another node's command.
 func (c *controlGroup) handle(ctx context.Context, from partition.NodeID, payload []byte) ([]byte, error) {
 	if len(payload) == 0 || payload[0] > controlForAnyone {
 		return nil, errors.New("control command: not understood")
 	}
-	mark, data := payload[0], payload[1:]
-	command, err := control.DecodeCommand(data)
+	command, err := control.DecodeCommand(payload[1:])
 	if err != nil {
 		return nil, err
 	}
-	if known, ok := c.machine.current().Node(from); !ok || known.State == control.Left {
-		if command.RegisterNode == nil || command.RegisterNode.Node.ID != from {
-			return nil, fmt.Errorf("%s is no member of this cluster and may only register itself", from)
-		}
+	if err := mayAsk(c.machine.current(), from, command); err != nil {
+		return nil, err
 	}
 	var result control.Result
-	if mark == controlForAnyone {
-		result, err = c.propose(ctx, command)
+	if payload[0] == controlForAnyone {
+		result, _, err = c.propose(ctx, command)
 	} else {
-		result, err = c.proposeHere(ctx, data)
+		result, err = c.proposeHere(ctx, command)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return json.Marshal(result)
+}
+
+// mayAsk says why a node may not have this command carried out, or nil. Nobody
+// speaks for another node: a node registers itself. A member may pass on the
+// registration of one that the cluster does not know yet, and ask for the removal
+// of a node. All else is for the leader of the control group, which asks nobody.
+func mayAsk(ring *control.State, from partition.NodeID, command control.Command) error {
+	known, ok := ring.Node(from)
+	member := ok && known.State != control.Left
+	switch {
+	case command.RegisterNode != nil:
+		of := command.RegisterNode.Node
+		if of.ID == from {
+			return nil
+		}
+		if registered, ok := ring.Node(of.ID); member && (!ok || registered.Start() == of.Start()) {
+			return nil
+		}
+	case command.RemoveNode != nil && member:
+		return nil
+	}
+	return fmt.Errorf("%s may not ask for this: %s", from, command)
 }
 
 // servers is the control group's membership as the driver wants to see it.

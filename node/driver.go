@@ -30,9 +30,12 @@ const (
 // compares what is with what should be and takes the steps that control.Next
 // names. It keeps nothing: whoever leads next decides anew.
 type driver struct {
-	self    partition.NodeID
-	control *controlGroup
-	expect  int
+	self partition.NodeID
+	// registered is closed once this start is registered: before that, it decides
+	// nothing.
+	registered <-chan struct{}
+	control    *controlGroup
+	expect     int
 	// alive is gossip's view.
 	alive func() map[partition.NodeID]bool
 	// ask gets the status of one node.
@@ -48,6 +51,11 @@ type driver struct {
 }
 
 func (d *driver) run(ctx context.Context) {
+	select {
+	case <-d.registered:
+	case <-ctx.Done():
+		return
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -101,7 +109,7 @@ func (d *driver) round(ctx context.Context) bool {
 func (d *driver) take(ctx context.Context, step control.Step) error {
 	switch step := step.(type) {
 	case control.Propose:
-		result, err := d.control.propose(ctx, step.Command)
+		result, err := d.control.proposeHere(ctx, step.Command)
 		if err != nil {
 			return err
 		}

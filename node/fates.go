@@ -32,6 +32,9 @@ const (
 // AwaitWrite answers api.KV: as soon as the fate of the write is known, and at
 // the end of the wait that it is pending.
 func (r *router) AwaitWrite(ctx context.Context, req *capstanv1.AwaitWriteRequest) (*capstanv1.AwaitWriteResponse, error) {
+	if err := r.refuses(); err != nil {
+		return nil, err
+	}
 	receipt, err := r.sessions.receipt(req.GetReceipt())
 	if err != nil {
 		return nil, err
@@ -203,6 +206,9 @@ const (
 // ListConflicts answers api.KV: it merges the partitions' lists in the order of
 // keys, each from the replica here or the nearest one.
 func (r *router) ListConflicts(ctx context.Context, req *capstanv1.ListConflictsRequest, emit func(*capstanv1.ListConflictsResponse) error) error {
+	if err := r.refuses(); err != nil {
+		return err
+	}
 	ring := r.ring()
 	if !ring.Placed() {
 		return notInCluster()

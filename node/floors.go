@@ -12,7 +12,7 @@ import (
 // move the floors of those that it leads.
 func (n *Node) openReports() error {
 	reporter, err := reports.New(reports.Config{
-		Self: n.id, Start: n.identity.Starts(), Peers: peers{n.transport}, Ring: n.ring, Alive: n.alive,
+		Self: n.id, Start: func() uint64 { return n.identity.Registered().Number }, Peers: n.serving(), Ring: n.ring, Alive: n.alive,
 		Tentative: func(p partition.ID) (reports.Tentative, error) { return n.exchange.Tentative(p) },
 		SaveHeard: n.log.SaveHeard,
 		Replica: func(p partition.ID) reports.Replica {
@@ -28,7 +28,13 @@ func (n *Node) openReports() error {
 	}
 	n.reports.Store(reporter)
 	n.sessions.everywhere = reporter.AppliedEverywhere
-	n.background(func() { reporter.Run(n.ctx) })
+	n.background(func() {
+		select {
+		case <-n.gate.opened:
+			reporter.Run(n.ctx)
+		case <-n.ctx.Done():
+		}
+	})
 	n.background(n.mendDamage)
 	return nil
 }

@@ -26,6 +26,8 @@ func (h health) Ready(_ context.Context, level capstanv1.Consistency) error {
 		return n.Err()
 	case !n.identity.Initialised():
 		return errors.New("not part of a cluster yet")
+	case !n.gate.isOpen():
+		return errors.New("this start is not registered with the cluster yet: " + n.waitingFor())
 	case !n.ring().Placed():
 		return errors.New("the cluster has placed no partitions yet")
 	}

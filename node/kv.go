@@ -17,6 +17,9 @@ import (
 
 // Get answers api.KV.
 func (r *router) Get(ctx context.Context, req *capstanv1.GetRequest) (*capstanv1.GetResponse, error) {
+	if err := r.refuses(); err != nil {
+		return nil, err
+	}
 	if req.GetConsistency() == capstanv1.Consistency_CONSISTENCY_EVENTUAL {
 		return r.getEventual(ctx, req)
 	}
@@ -26,6 +29,9 @@ func (r *router) Get(ctx context.Context, req *capstanv1.GetRequest) (*capstanv1
 
 // Put answers api.KV.
 func (r *router) Put(ctx context.Context, req *capstanv1.PutRequest) (*capstanv1.PutResponse, error) {
+	if err := r.refuses(); err != nil {
+		return nil, err
+	}
 	if req.GetConsistency() == capstanv1.Consistency_CONSISTENCY_EVENTUAL {
 		return r.putEventual(ctx, req)
 	}
@@ -35,6 +41,9 @@ func (r *router) Put(ctx context.Context, req *capstanv1.PutRequest) (*capstanv1
 
 // Delete answers api.KV.
 func (r *router) Delete(ctx context.Context, req *capstanv1.DeleteRequest) (*capstanv1.DeleteResponse, error) {
+	if err := r.refuses(); err != nil {
+		return nil, err
+	}
 	if req.GetConsistency() == capstanv1.Consistency_CONSISTENCY_EVENTUAL {
 		return r.deleteEventual(ctx, req)
 	}

@@ -487,22 +487,63 @@ func TestSettledWritesAreErased(t *testing.T) {
 	})
 }
 
-// A node that loses its power and comes back on the wrong side of a cut, where
+// A node that loses its power and comes back where a partition has no leader, and
 // nobody can tell it what of its log is committed, still has what it had applied
-// some seconds before.
+// some seconds before. It serves that as soon as the control group, which has a
+// quorum there, has registered its start.
 func TestRestartInAMinorityKnowsTheState(t *testing.T) {
-	inCluster(t, 3, func(w *world) {
-		n1, n3 := w.machines[0], w.machines[2]
+	inCluster(t, 5, func(w *world) {
+		n1 := w.machines[0]
 		for p := range 4 {
 			n1.mustWrite(ask{}, keyIn(partition.ID(p), 4, 1), "old")
-			n3.mustRead(ask{}, keyIn(partition.ID(p), 4, 1), "old")
 		}
+		const p = 0
+		holders, others := w.holders(p)
+		back := holders[0]
+		back.mustRead(ask{}, keyIn(p, 4, 1), "old")
 		time.Sleep(4 * time.Second)
+		w.cut(append(others, back)...)
+		back.crash(0)
+		back.startRegistered()
+		back.mustRead(ask{level: eventual}, keyIn(p, 4, 1), "old")
+	})
+}
+
+// A node that comes back where it reaches no quorum of the control group may run on
+// an older copy of its disk, as far as anybody there knows: it refuses every
+// request, definitely, opens no replica, and says why. When it is registered it
+// serves again, without more ado.
+func TestRestartWithoutTheControlGroupServesNothing(t *testing.T) {
+	inCluster(t, 3, func(w *world) {
+		n1, n3 := w.machines[0], w.machines[2]
+		key := keyIn(0, 4, 1)
+		receipt := n3.mustWrite(ask{level: eventual}, key, "old").GetReceipt()
+		w.awaitNoBacklog()
 		w.cut(n3)
 		n3.crash(0)
 		n3.start()
-		for p := range 4 {
-			n3.mustRead(ask{level: eventual}, keyIn(partition.ID(p), 4, 1), "old")
+		time.Sleep(10 * time.Second)
+		for _, level := range []capstanv1.Consistency{linearizable, eventual} {
+			_, err := n3.write(ask{level: level}, key, "refused")
+			w.refusal(err, replication.NoReplica, replication.NotApplied)
+			_, err = n3.read(ask{level: level}, key)
+			w.refusal(err, replication.NoReplica, replication.NotApplied)
+			_, _, err = n3.scanAt(ask{level: level}, "")
+			w.refusal(err, replication.NoReplica, replication.NotApplied)
 		}
+		_, err := n3.read(ask{level: bounded, within: time.Minute}, key)
+		w.refusal(err, replication.NoReplica, replication.NotApplied)
+		_, err = n3.await(receipt, 0)
+		w.refusal(err, replication.NoReplica, replication.NotApplied)
+		ready := health{n3.running().Node}.Ready(t.Context(), eventual)
+		if ready == nil || !strings.Contains(ready.Error(), "not registered with the cluster yet: it reaches 1 voters of the control group, and 2 are needed") {
+			t.Errorf("it says that it is ready: %v", ready)
+		}
+		if n := len(n3.running().replicas.all()); n > 0 {
+			t.Errorf("%d replicas are open", n)
+		}
+		n1.mustWrite(ask{}, key, "new")
+		w.heal()
+		n3.mustRead(ask{}, key, "new")
 	})
 }

@@ -62,6 +62,7 @@ type Node struct {
 	cuts      *chaos.Cuts // nil unless Config.EnableChaos
 	cutting   sync.Mutex  // one change of them at a time
 	transport *transport.Transport
+	gate      *startGate
 	host      *replication.Host
 	exchange  *exchange.Exchange
 	sessions  *sessions
@@ -97,8 +98,9 @@ type Node struct {
 // addresses are those that others are told.
 type addresses struct{ api, peer, gossip string }
 
-// Open starts a node. It returns once the node listens and has opened what its
-// data directory holds; finding its cluster goes on in the background. ctx
+// Open starts a node. It returns once the node listens and has opened its
+// databases; in the background it finds its cluster, registers this start there,
+// and only then opens its replicas. ctx
 // bounds the opening only. Errors: *ConfigError, [ErrRefused], identity.ErrInUse
 // and the other errors of a data directory, and those of listening.
 func Open(ctx context.Context, config Config) (_ *Node, err error) {
@@ -268,7 +270,7 @@ func (n *Node) openPeers() (err error) {
 	}
 	if n.transport, err = transport.New(transport.Config{
 		Book: book,
-		Self: n.id, Cluster: n.identity.ClusterID, Incarnation: n.incarnation, Start: n.identity.Starts(),
+		Self: n.id, Cluster: n.identity.ClusterID, Start: n.presented,
 		Listener: n.sockets.peer, Dial: n.config.Network.Dial, Resolve: n.resolve, Admit: n.admit, Allow: allow,
 		Member: n.isMember, GuestKinds: []uint8{kindControl, kindPromise}, Guest: n.hearsGuests,
 		Events: n.onTransportEvent,
@@ -279,6 +281,7 @@ func (n *Node) openPeers() (err error) {
 	n.onClose(keeper.close)
 	n.onClose(n.transport.Close)
 	n.background(func() { keeper.run(n.ctx, n.gone) })
+	n.gate = newGate(peers{n.transport})
 	if n.host, err = replication.NewHost(replication.HostConfig{
 		Self: n.id, Peers: peers{n.transport}, Events: n.onReplication, Elapsed: n.config.Elapsed,
 		Proposals: n.budgets.proposals, Recent: n.limits.recent,
@@ -303,17 +306,20 @@ func (n *Node) openPeers() (err error) {
 	n.onClose(n.replicas.close)
 	n.onClose(n.closeControl)
 	n.onClose(n.host.Close) // hands leadership of all groups away, side by side
-	n.router.exchange, n.router.closing = n.exchange, n.ctx.Done()
+	n.router.exchange, n.router.closing, n.router.refuses = n.exchange, n.ctx.Done(), n.gate.refusal
 	n.cursors.token = relayed.token
 	n.router.scans = n.budgets.scans
 	hops := &hopServer{local: n.replicas, cursors: n.cursors, budget: n.budgets.forwarded, backlog: n.transport.Backlog, mostBacklog: n.limits.fromPeer,
 		count: func() int { return len(n.ring().Partitions) }, sessions: relayed}
-	n.transport.Handle(kindHop, hops.handle)
+	n.serving().Handle(kindHop, hops.handle)
 	n.transport.Handle(kindStatus, n.handleStatus)
 	n.transport.Handle(kindDiskLow, n.handleDiskLow)
 	n.onClose(func() error { n.cursors.close(); return nil })
 	return nil
 }
+
+// serving is the transport as those use it who serve partitions.
+func (n *Node) serving() gated { return gated{peers{n.transport}, n.gate} }
 
 func (n *Node) closeControl() error {
 	if n.belonging {
@@ -413,8 +419,11 @@ var ErrRefused = identity.ErrRefused
 
 // refuse stores the refusal in the data directory and ends the node. by is the
 // node that reported it, reason completes the sentence of [ErrRefused].
-func (n *Node) refuse(by partition.NodeID, reason string) {
-	n.fail(fmt.Errorf("data directory %s: %w", n.config.DataDir, n.identity.Refuse(by, reason)))
+func (n *Node) refuse(by partition.NodeID, reason string) { n.fail(n.refusal(by, reason)) }
+
+// refusal stores the refusal and is the error to end with.
+func (n *Node) refusal(by partition.NodeID, reason string) error {
+	return fmt.Errorf("data directory %s: %w", n.config.DataDir, n.identity.Refuse(by, reason))
 }
 
 func (n *Node) fail(err error) {

@@ -323,9 +323,9 @@ func TestQuarantinedNodeHandsInWhatItHolds(t *testing.T) {
 				t.Errorf("before the heal its fate is %v, %v", got.GetFate(), err)
 			}
 		}
-		n3.reopen() // and what it holds outlives a restart
+		n3.reopen()  // and what it holds outlives a restart
+		w.net.Heal() // its start is registered only now
 		n3.awaitQuarantined(p)
-		w.net.Heal()
 		for _, r := range []*capstanv1.PutResponse{alone, second} {
 			n3.mustBecome(r.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
 		}

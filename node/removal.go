@@ -68,7 +68,7 @@ func (n *Node) remove(ctx context.Context, known control.Node) error {
 		if now, ok := n.ring().Node(known.ID); ok && now.State == control.Left {
 			return nil
 		}
-		result, err := n.control.propose(ctx, command)
+		result, _, err := n.control.propose(ctx, command)
 		switch rejection := result.Rejection; {
 		case err != nil:
 			unknown = unknown || !definite(err)
@@ -128,14 +128,17 @@ func definite(err error) bool {
 	return false
 }
 
-// onTransportEvent: a node that the others have removed can serve nobody, and
-// what it would go on accepting would be lost.
+// onTransportEvent: a node that the others have removed, or whose directory is an
+// older copy, can serve nobody, and what it would go on accepting would be lost.
 func (n *Node) onTransportEvent(e transport.Event) {
 	n.journal.transport(e)
 	switch e := e.(type) {
 	case transport.Refused:
-		if errors.Is(e.Err, transport.ErrRemoved) {
-			n.refuse(e.Peer, "node "+string(n.id)+" was removed from the cluster")
+		switch {
+		case errors.Is(e.Err, transport.ErrRemoved):
+			n.refuse(e.Peer, fmt.Sprintf("node %s was removed from the cluster", n.id))
+		case errors.Is(e.Err, transport.ErrOutdated):
+			n.refuse(e.Peer, fmt.Sprintf("a later start of node %s is registered: the directory is an older copy", n.id))
 		}
 	case transport.Refuted:
 		n.refuse(e.Peer, refutation(e))

@@ -44,6 +44,8 @@ type router struct {
 	sessions *sessions
 	// heard says whether anything came from a node lately.
 	heard func(partition.NodeID) bool
+	// refuses is why this node answers no request on keys now, or nil.
+	refuses func() error
 
 	// closing is closed when the node is about to: what waits for something to
 	// happen ends then.
@@ -64,6 +66,7 @@ func newRouter(self partition.NodeID, ring func() *control.State, peers hopper, 
 		self: self, ring: ring, peers: peers, local: local, sessions: &sessions{ring: ring}, hints: map[partition.ID]partition.NodeID{},
 		heard: func(partition.NodeID) bool { return true }, scans: budget.New("scans", budget.Limits{}),
 		pageReads: make(chan struct{}, maxPageReads),
+		refuses:   func() error { return nil },
 	}
 }
 

@@ -69,6 +69,9 @@ func (s *sight) freshness(servedBy string) *capstanv1.Freshness {
 // Scan answers api.KV: it opens one view a partition, each as fresh as the
 // request asks for, and merges them in key order.
 func (r *router) Scan(ctx context.Context, req *capstanv1.ScanRequest, emit func(*capstanv1.ScanResponse) error) error {
+	if err := r.refuses(); err != nil {
+		return err
+	}
 	past, err := r.sessions.past(req.GetSession())
 	if err != nil {
 		return err

@@ -222,9 +222,9 @@ func TestFateWithTheHolderDown(t *testing.T) {
 	})
 }
 
-// A node that starts while it is cut off has never heard of anybody. It knows
-// from its disk where partitions are, and how far they were: without that, it
-// could not tell what a session may have seen.
+// A node that starts while it is cut off from a partition has never heard of it. It
+// knows from its disk where partitions are, and how far they were: without that,
+// it could not tell what a session may have seen.
 func TestEventualWritesAlone(t *testing.T) {
 	inCluster(t, 5, func(w *world) {
 		const p = 0
@@ -238,8 +238,17 @@ func TestEventualWritesAlone(t *testing.T) {
 			return err
 		})
 		m.stop()
+		w.cut(others...) // the control group has a quorum there
+		m.startRegistered()
 		w.cut(m)
-		m.start()
+		w.eventually(time.Minute, m.name+" is alone", func() error {
+			for _, o := range w.others(m) {
+				if m.running().heardOf(o.running().id) {
+					return errors.New("it has just heard " + o.name)
+				}
+			}
+			return nil
+		})
 		me := &talk{}
 		var r *capstanv1.PutResponse
 		w.within(prompt, "write", func() { r = m.mustWrite(ask{level: eventual, talk: me}, key, "alone") })
@@ -255,7 +264,7 @@ func TestEventualWritesAlone(t *testing.T) {
 		w.refusal(err, replication.NoReplica, replication.NotApplied)
 		w.heal()
 		m.mustBecome(r.GetReceipt(), capstanv1.Fate_FATE_COMMITTED)
-	})
+	}, func(c *Config) { c.ReplicationFactor = 2 })
 }
 
 // A node that has just started takes what others have to hold too.

@@ -31,7 +31,7 @@ func (n *Node) heardOf(node partition.NodeID) bool {
 func (n *Node) openExchange() (err error) {
 	n.router.heard = n.heardOf
 	n.exchange, err = exchange.New(exchange.Config{
-		Self: n.id, Log: n.log, Clock: n.clock, Peers: exchangePeers{peers{n.transport}, n},
+		Self: n.id, Log: n.log, Clock: n.clock, Peers: exchangePeers{n.serving(), n},
 		Room: n.disk.check,
 		Ring: func() exchange.Placement {
 			if ring := n.ring(); ring.Placed() {
@@ -72,7 +72,7 @@ func (n *Node) leaderOf(p partition.ID) partition.NodeID {
 
 // exchangePeers are the peers as the exchange sees them.
 type exchangePeers struct {
-	peers
+	gated
 	node *Node
 }
 

@@ -179,6 +179,21 @@ func (m *machine) start(options ...func(*Config)) *process {
 	return p
 }
 
+// startRegistered opens the node and returns the moment after the cluster has
+// registered the start.
+func (m *machine) startRegistered(options ...func(*Config)) *process {
+	m.world.t.Helper()
+	p := m.start(options...)
+	select {
+	case <-p.gate.opened:
+	case <-p.Done():
+		m.world.t.Fatalf("%s ended: %v", m.name, p.Err())
+	case <-time.After(time.Minute):
+		m.world.t.Fatalf("the start of %s was not registered", m.name)
+	}
+	return p
+}
+
 func (m *machine) tryStart(options ...func(*Config)) (*process, error) {
 	p := &process{machine: m}
 	m.mu.Lock()

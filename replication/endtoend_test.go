@@ -70,7 +70,7 @@ func startWhole(t testing.TB, network *memnet.Network, disk vfs.FS, id partition
 	listener, err := at.Listen(":7821")
 	check(err)
 	n.transport, err = transport.New(transport.Config{
-		Self: id, Incarnation: 1, Start: 1, Listener: listener,
+		Self: id, Start: func() (number, incarnation uint64) { return 1, 1 }, Listener: listener,
 		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
 			if n.dead.Load() {
 				return nil, errors.New("dead")

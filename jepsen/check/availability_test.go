@@ -608,6 +608,45 @@ func TestTheLedgerKnowsWhoIsLonely(t *testing.T) {
 // A node that is behind with everything for a moment starves on a busy machine; one
 // whose others overtake a request has let that hang, and one that is silent for long
 // hangs.
+// A node that restarts where it reaches no majority refuses everything until it does,
+// and then for no longer than a start takes.
+func TestTheLedgerKnowsAnUnregisteredStart(t *testing.T) {
+	cut := band(0, "cut-halves", 5050*ms, 45050*ms, "n1", "n2")
+	cut.Apart = [][]string{{"n1", "n2"}, {"n3", "n4", "n5"}}
+	kill := band(1, "kill-one", 7050*ms, 9050*ms, "n1")
+	for name, c := range map[string]struct {
+		until  time.Duration // n1 refuses
+		faults []history.Band
+		found  bool
+	}{
+		"until the heal":                     {47 * time.Second, []history.Band{cut, kill}, false},
+		"long after the heal":                {75 * time.Second, []history.Band{cut, kill}, true},
+		"without a restart":                  {47 * time.Second, []history.Band{cut}, true},
+		"with a majority, for long":          {40 * time.Second, []history.Band{kill}, true},
+		"with a majority, as a start may be": {25 * time.Second, []history.Band{kill}, false},
+	} {
+		w := weather{length: 80 * time.Second, faults: c.faults, answer: func(o *history.Op) {
+			if len(c.faults) == 2 {
+				cutAsItShould(o, cut)
+			} else if has(o, c.faults[0]) && c.faults[0].Kind == "cut-halves" {
+				cutAsItShould(o, cut)
+			}
+			if o.Node == "n1" && o.Invoke > 9050*ms && o.Invoke < c.until {
+				o.Outcome, o.Reason = history.Fail, "NO_REPLICA"
+			}
+		}}
+		eventual := 0
+		for _, f := range checkAvailability(&View{History: w.history(), Stats: &Stats{}}).Findings {
+			if strings.HasPrefix(f.Why, "an eventual") {
+				eventual++
+			}
+		}
+		if (eventual > 0) != c.found {
+			t.Errorf("%s: %d findings", name, eventual)
+		}
+	}
+}
+
 func TestTheLedgerKnowsAStarvedNode(t *testing.T) {
 	for name, c := range map[string]struct {
 		hangs, wakes time.Duration // n4 answers nothing in between

@@ -142,11 +142,39 @@ func (l *ledger) enterEventual(o *history.Op, at int, s situation) {
 		}
 		return
 	}
-	if timedOut(o) && o.Return-o.Invoke < eventualAllowance || l.starved(o) {
+	if timedOut(o) && o.Return-o.Invoke < eventualAllowance || l.starved(o) || l.unregistered(o, at) {
 		return
 	}
 	l.find(o.Node, fmt.Sprintf("an eventual %s was not answered by %s, which was up and in reach, since %v: %s",
 		o.Func, o.Node, e, failure(o)), o)
+}
+
+// unregistered: the node refused, has answered nothing since it was last started, and a
+// majority of the nodes has been within its reach for no longer than a start takes. The
+// control group registers a start before the node serves.
+func (l *ledger) unregistered(o *history.Op, at int) bool {
+	if o.Outcome != history.Fail || o.Reason != "NO_REPLICA" {
+		return false
+	}
+	started := time.Duration(-1)
+	for i := range l.h.Faults {
+		f := &l.h.Faults[i]
+		if restarts[f.Kind] && f.Healed && f.Until <= o.Invoke && slices.Contains(f.Nodes, o.Node) {
+			started = max(started, f.Until)
+		}
+	}
+	if started < 0 || answeredBetween(l.h, o.Node, started, o.Invoke) {
+		return false
+	}
+	first := at
+	for first > 0 && l.epochs[first].from > started {
+		if sure, _ := l.epochs[first-1].within(o.Node, l.h.Run.Nodes); sure <= len(l.h.Run.Nodes)/2 {
+			break
+		}
+		first--
+	}
+	sure, _ := l.epochs[at].within(o.Node, l.h.Run.Nodes)
+	return sure <= len(l.h.Run.Nodes)/2 || o.Invoke < max(l.epochs[first].from, started)+comeback
 }
 
 // behind: the node refused since it could not show what the session had seen or written.

@@ -47,6 +47,12 @@ var effects = map[string]effect{
 	"clock-drift": bendsTime, "clock-jump": bendsTime,
 }
 
+// restarts are the kinds after which a node's process is another one.
+var restarts = map[string]bool{
+	"kill-all": true, "kill-leader": true, "kill-minority": true, "kill-one": true, "power-cut": true, "rolling-restart": true,
+	"wipe": true, "disk-full": true, "fsync-error": true,
+}
+
 func cutsLinks(kind string) bool {
 	effect, known := effects[kind]
 	return !known || effect == parts || effect == disturbs
@@ -154,6 +160,14 @@ func back(h *history.History, node string, since time.Duration) time.Duration {
 		}
 	}
 	return first
+}
+
+// answeredBetween reports whether the node answered anything that began and ended between two
+// moments.
+func answeredBetween(h *history.History, node string, from, until time.Duration) bool {
+	return slices.ContainsFunc(h.Ops, func(o history.Op) bool {
+		return o.Node == node && o.Outcome == history.OK && o.Invoke >= from && o.Return <= until
+	})
 }
 
 // suffer takes in one more fault.

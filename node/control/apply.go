@@ -134,7 +134,7 @@ func (c *RegisterNode) apply(s *State) (*State, *Rejection) {
 	if c.ClusterID != "" && c.ClusterID != s.ClusterID {
 		return nil, reject(ForeignCluster, "the data directory of %s belongs to cluster %s, this is %s", n.ID, c.ClusterID, s.ClusterID)
 	}
-	n.State, n.RemovedEpoch = Alive, 0
+	n.State, n.RemovedEpoch, n.Recorded = Alive, 0, c.Previous != nil
 	at, known := s.find(n.ID)
 	if known {
 		old := s.Nodes[at]
@@ -143,15 +143,19 @@ func (c *RegisterNode) apply(s *State) (*State, *Rejection) {
 			return nil, reject(NodeLeft, "node %s was removed from the cluster: start it with an empty data directory", n.ID)
 		case old.Name != n.Name:
 			return nil, reject(Invalid, "node %s is called %q, not %q", n.ID, old.Name, n.Name)
-		case old.StartCounter == n.StartCounter && old.Incarnation == n.Incarnation:
+		case old.Start() == n.Start():
 			// The same start once more: its sender did not hear the answer.
 			// The state stays gossip's business from here on.
 			return nil, nil
-		case old.StartCounter >= n.StartCounter:
-			return nil, reject(RestoredImage, "node %s is at start %d, but has had start %d: the data directory is an older copy; start with an empty one", n.ID, n.StartCounter, old.StartCounter)
-		case old.State == Draining:
+		}
+		if rejection := c.follows(old); rejection != nil {
+			return nil, rejection
+		}
+		if old.State == Draining {
 			n.State = Draining
 		}
+	} else if rejection := c.begins(); rejection != nil {
+		return nil, rejection
 	}
 	next := *s
 	next.Nodes = slices.Clone(s.Nodes)
@@ -171,6 +175,42 @@ func (c *RegisterNode) apply(s *State) (*State, *Rejection) {
 		next.Nodes = slices.Insert(next.Nodes, at, n)
 	}
 	return &next, nil
+}
+
+// follows refuses a start that is not the next one after what is on record: the
+// data directory is then not the one that was registered last, but a copy from
+// before. Counters alone could not tell: a copy that is started often passes any.
+func (c *RegisterNode) follows(old Node) *Rejection {
+	older := reject(RestoredImage, "node %s is registered with start %d, which its data directory does not know: the directory is an older copy",
+		old.ID, old.StartCounter)
+	switch {
+	case c.Previous == nil || *c.Previous == (Start{}):
+		if old.Recorded || c.Node.StartCounter <= old.StartCounter {
+			return older
+		}
+	case *c.Previous != old.Start():
+		return older
+	case c.Node.StartCounter != old.StartCounter+1:
+		return reject(Invalid, "node %s: start %d does not follow start %d", old.ID, c.Node.StartCounter, old.StartCounter)
+	}
+	return c.bounded()
+}
+
+// begins refuses a start of an unknown node whose data directory was registered
+// before: the control group has lost that.
+func (c *RegisterNode) begins() *Rejection {
+	if c.Previous != nil && *c.Previous != (Start{}) {
+		return reject(UnknownNode, "the data directory of %s was registered with start %d, and the cluster has no record of the node",
+			c.Node.ID, c.Previous.Number)
+	}
+	return c.bounded()
+}
+
+func (c *RegisterNode) bounded() *Rejection {
+	if (c.Previous == nil || *c.Previous == (Start{})) && c.Node.StartCounter > maxFirstStart {
+		return reject(Invalid, "node %s: start %d is beyond %d", c.Node.ID, c.Node.StartCounter, uint64(maxFirstStart))
+	}
+	return nil
 }
 
 func (c *SetNodeState) apply(s *State) (*State, *Rejection) {

@@ -31,6 +31,16 @@ func register(n control.Node) control.Command {
 	return control.Command{RegisterNode: &control.RegisterNode{Node: n}}
 }
 
+// registerAfter registers a start of a directory that knows of the previous one.
+func registerAfter(previous control.Start, n control.Node) control.Command {
+	return control.Command{RegisterNode: &control.RegisterNode{Node: n, Previous: &previous}}
+}
+
+// at is n1-aaaa at a start.
+func at(start, incarnation uint64) control.Node {
+	return with(node("n1-aaaa"), func(n *control.Node) { n.StartCounter, n.Incarnation = start, incarnation })
+}
+
 func set(id partition.NodeID, to control.NodeState) control.Command {
 	return control.Command{SetNodeState: &control.SetNodeState{Node: id, State: to}}
 }
@@ -101,6 +111,21 @@ func TestRefusals(t *testing.T) {
 			register(with(n1, func(n *control.Node) { n.Incarnation = 2 })), control.RestoredImage},
 		{"an older start counter", []control.Command{register(with(n1, func(n *control.Node) { n.StartCounter, n.Incarnation = 5, 5 }))},
 			register(with(n1, func(n *control.Node) { n.StartCounter, n.Incarnation = 4, 4 })), control.RestoredImage},
+		{"a directory that knows of no registration", []control.Command{registerAfter(control.Start{}, at(2, 2))},
+			registerAfter(control.Start{}, at(3, 3)), control.RestoredImage},
+		{"an older program on a directory that was registered", []control.Command{registerAfter(control.Start{}, at(2, 2))},
+			register(at(3, 3)), control.RestoredImage},
+		{"a directory that knows of an earlier registration", []control.Command{
+			registerAfter(control.Start{}, at(2, 2)), registerAfter(control.Start{Number: 2, Incarnation: 2}, at(3, 3))},
+			registerAfter(control.Start{Number: 2, Incarnation: 2}, at(3, 4)), control.RestoredImage},
+		{"a directory that knows of another registration of that number", []control.Command{registerAfter(control.Start{}, at(2, 2))},
+			registerAfter(control.Start{Number: 2, Incarnation: 9}, at(3, 3)), control.RestoredImage},
+		{"a start counter that leaps", []control.Command{registerAfter(control.Start{}, at(2, 2))},
+			registerAfter(control.Start{Number: 2, Incarnation: 2}, at(4, 3)), control.Invalid},
+		{"a start counter that leaps to the end", nil, registerAfter(control.Start{}, at(1<<63, 3)), control.Invalid},
+		{"a stranger's start counter at the end", nil, register(with(node("n4-dddd"), func(n *control.Node) { n.StartCounter = 1 << 63 })), control.Invalid},
+		{"a directory whose registration the cluster has lost", nil,
+			registerAfter(control.Start{Number: 2, Incarnation: 2}, with(node("n4-dddd"), func(n *control.Node) { n.StartCounter = 3 })), control.UnknownNode},
 		{"a name that another living node has", nil,
 			register(with(node("n1-dddd"), func(n *control.Node) { n.Peer = "elsewhere:7821" })), control.NameTaken},
 		{"a name that a draining node has", []control.Command{set("n1-aaaa", control.Draining)},
@@ -204,6 +229,27 @@ func TestARestartedNodeIsAliveAtItsNewAddress(t *testing.T) {
 	}
 }
 
+// The same registration once more is accepted and changes nothing: its sender may
+// not have heard the answer. The next one names it.
+func TestRegistrationsFollowEachOther(t *testing.T) {
+	s := young(t)
+	var known control.Start
+	for start := uint64(2); start < 5; start++ {
+		c := registerAfter(known, at(start, 10+start))
+		next, result := control.Apply(s, c)
+		if !result.Changed || result.Rejection != nil {
+			t.Fatalf("%s: %+v", c, result)
+		}
+		if again, result := control.Apply(next, c); again != next || result.Rejection != nil {
+			t.Fatalf("%s, once more: %+v", c, result)
+		}
+		n, _ := next.Node("n1-aaaa")
+		if s, known = next, n.Start(); !n.Recorded || known != (control.Start{Number: start, Incarnation: 10 + start}) {
+			t.Fatalf("%+v", n)
+		}
+	}
+}
+
 func TestAnEmptiedDiskComesBackAsANewNode(t *testing.T) {
 	for name, before := range map[string][]control.Command{
 		"at the same address":                nil,
@@ -261,7 +307,15 @@ func drawCommand(t *rapid.T, s *control.State) control.Command {
 		n.StartCounter = rapid.Uint64Range(0, 9).Draw(t, "start")
 		n.Incarnation = rapid.Uint64Range(1, 3).Draw(t, "incarnation")
 		n.Peer = rapid.SampledFrom([]string{"x:1", "y:1"}).Draw(t, "peer")
-		return register(n)
+		switch known, _ := s.Node(id); rapid.IntRange(0, 3).Draw(t, "previous") {
+		case 0:
+			return register(n)
+		case 1:
+			return registerAfter(control.Start{}, n)
+		default:
+			n.StartCounter = known.StartCounter + 1
+			return registerAfter(known.Start(), n)
+		}
 	case 4:
 		states := []control.NodeState{control.Alive, control.Dead, control.Draining, control.Left}
 		return set(id, rapid.SampledFrom(states).Draw(t, "state"))
@@ -315,7 +369,7 @@ func TestApplyProperties(t *testing.T) {
 				if was := n.State == control.Left; ok && !was && (now.State == control.Left) != (now.RemovedEpoch == next.Epoch && result.Changed) {
 					t.Fatalf("after %s, epoch %d: node %+v became %+v", c, next.Epoch, n, now)
 				}
-				if !ok || now.StartCounter < n.StartCounter || n.State == control.Left && now != n {
+				if !ok || now.StartCounter < n.StartCounter || n.Recorded && !now.Recorded || n.State == control.Left && now != n {
 					t.Fatalf("after %s: node %+v became %+v", c, n, now)
 				}
 			}

@@ -68,9 +68,9 @@ func TestSnapshotsAreReadStrictly(t *testing.T) {
 	}
 	good := string(data)
 	for name, change := range map[string][2]string{
-		"a newer version":      {`"version":1`, `"version":2`},
-		"no version":           {`"version":1,`, ``},
-		"an unknown field":     {`"version":1`, `"version":1,"color":1`},
+		"a newer version":      {`"version":2`, `"version":3`},
+		"no version":           {`"version":2,`, ``},
+		"an unknown field":     {`"version":2`, `"version":2,"color":1`},
 		"an unknown state":     {`"alive"`, `"resting"`},
 		"a stranger's replica": {`"node":"n1-aaaa","generation"`, `"node":"n9-zzzz","generation"`},
 		"a future generation":  {`"generation":1`, `"generation":9`},
@@ -91,7 +91,7 @@ func TestSnapshotsAreReadStrictly(t *testing.T) {
 			t.Errorf("%s was read", name)
 		}
 	}
-	for _, bad := range []string{"", "null", "{}", `{"version":1}`, `{"version":1,"state":null}`, good + good, good[1:]} {
+	for _, bad := range []string{"", "null", "{}", `{"version":2}`, `{"version":2,"state":null}`, `{"version":0}`, good + good, good[1:]} {
 		if _, err := control.DecodeSnapshot([]byte(bad)); err == nil {
 			t.Errorf("read %q", bad)
 		}

@@ -33,14 +33,24 @@ type Found struct {
 	Settings  Settings `json:"settings"`
 }
 
-// RegisterNode tells of a node's start. Node.State is ignored: a node that
-// starts is alive, or goes on draining.
+// RegisterNode tells of a node's start. Node.State and Node.Recorded are ignored:
+// a node that starts is alive, or goes on draining.
 type RegisterNode struct {
 	// ClusterID is the cluster that the node's data directory belongs to;
 	// empty if it is new.
 	ClusterID string `json:"cluster_id"`
 	Node      Node   `json:"node"`
+	// Previous is the start that the data directory knows to be registered: the
+	// start on record has to be that one, or already the one of this command. The
+	// zero Start says that the directory knows of none. Nil: an older program
+	// sent the command, which wrote no starts down.
+	Previous *Start `json:"previous,omitempty"`
 }
+
+// maxFirstStart bounds the start counter of a directory that knows of no
+// registration: an older program counted every start there, and no node is
+// started that often. So nobody can use up the numbers.
+const maxFirstStart = 1 << 32
 
 // SetNodeState changes how the cluster counts on a node. Incarnation is that
 // of the start which the change is about: a node that has started again since

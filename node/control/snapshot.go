@@ -5,8 +5,9 @@ import (
 	"fmt"
 )
 
-// snapshotVersion is raised when the form of the state changes.
-const snapshotVersion = 1
+// snapshotVersion is raised when the form of the state changes. Version 1 has no
+// recorded starts and is read too.
+const snapshotVersion = 2
 
 type snapshot struct {
 	Version int    `json:"version"`
@@ -26,8 +27,8 @@ func DecodeSnapshot(data []byte) (*State, error) {
 	if err := json.Unmarshal(data, &head); err != nil {
 		return nil, fmt.Errorf("control snapshot: %w", err)
 	}
-	if head.Version != snapshotVersion {
-		return nil, fmt.Errorf("control snapshot of version %d, this program reads version %d", head.Version, snapshotVersion)
+	if head.Version < 1 || head.Version > snapshotVersion {
+		return nil, fmt.Errorf("control snapshot of version %d, this program reads versions 1 to %d", head.Version, snapshotVersion)
 	}
 	var s snapshot
 	if err := decodeExactly(data, &s); err != nil {

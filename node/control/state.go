@@ -62,7 +62,7 @@ type Node struct {
 	Gossip  string           `json:"gossip_address"`
 	Version string           `json:"software_version"`
 	// StartCounter is kept in the node's data directory and rises with each
-	// start.
+	// registered start.
 	StartCounter uint64 `json:"start_counter"`
 	// Incarnation is drawn at random at each start and not 0.
 	Incarnation uint64    `json:"incarnation"`
@@ -71,6 +71,19 @@ type Node struct {
 	// while it has not. A node that knows a state of that epoch or a later one
 	// takes nothing from it any more.
 	RemovedEpoch uint64 `json:"removed_epoch,omitempty"`
+	// Recorded says that the data directory wrote this start down before it was
+	// registered, so that the next registration has to name it. It is false only
+	// for a node whose last start was under an older program.
+	Recorded bool `json:"recorded,omitempty"`
+}
+
+// Start is the start that the cluster has on record for the node.
+func (n Node) Start() Start { return Start{n.StartCounter, n.Incarnation} }
+
+// Start names one start of a node. The zero Start is none.
+type Start struct {
+	Number      uint64 `json:"start"`
+	Incarnation uint64 `json:"incarnation"`
 }
 
 // Partition is where one partition lives.

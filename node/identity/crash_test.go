@@ -13,9 +13,10 @@ import (
 
 // told is what completed calls have told the node about itself.
 type told struct {
-	node    partition.NodeID
-	starts  uint64
-	cluster string
+	node       partition.NodeID
+	attempted  Start
+	registered Start
+	cluster    string
 }
 
 // TestAfterACrashTheDirectoryOpens cuts the power before every disk operation of
@@ -24,8 +25,8 @@ func TestAfterACrashTheDirectoryOpens(t *testing.T) {
 	type crash struct {
 		disk *vfs.MemFS
 		told told
-		// trying is the cluster that a SetCluster in flight may have set.
-		trying string
+		// trying is what the calls in flight may have set.
+		trying told
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		seed := rapid.Uint64().Draw(rt, "seed")
@@ -33,25 +34,32 @@ func TestAfterACrashTheDirectoryOpens(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		disk := vfs.NewCrashableMem()
 		var crashes []crash
-		var known told
-		var trying string
+		var known, trying told
 		fsys := errorfs.Wrap(disk, errorfs.InjectorFunc(func(errorfs.Op) error {
 			crashes = append(crashes, crash{disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng}), known, trying})
 			return nil
 		}))
-		for range 3 {
+		for i := range uint64(3) {
 			id, err := Open(fsys, "data/n1", "n1")
 			if err != nil {
 				rt.Fatal(err)
 			}
-			known.node, known.starts = id.NodeID(), id.Starts()
-			trying = "c1"
-			if known.starts > 1 {
-				if err := id.SetCluster(trying); err != nil {
-					rt.Fatal(err)
-				}
-				known.cluster = trying
+			known.node = id.NodeID()
+			start := Start{id.NextStart(), 100 + i}
+			if start.Number != i+1 {
+				rt.Fatalf("start %d is number %d", i+1, start.Number)
 			}
+			trying = known
+			trying.attempted = start
+			if err := id.Attempt(start); err != nil {
+				rt.Fatal(err)
+			}
+			known = trying
+			trying.registered, trying.cluster = start, "c1"
+			if err := id.Confirm(start, "c1"); err != nil {
+				rt.Fatal(err)
+			}
+			known = trying
 			if err := id.Close(); err != nil {
 				rt.Fatal(err)
 			}
@@ -65,10 +73,15 @@ func TestAfterACrashTheDirectoryOpens(t *testing.T) {
 			switch {
 			case c.told.node != "" && id.NodeID() != c.told.node:
 				rt.Fatalf("crash %d: node %s became %s", i, c.told.node, id.NodeID())
-			case id.Starts() <= c.told.starts:
-				rt.Fatalf("crash %d: start %d came again", i, id.Starts())
-			case id.ClusterID() != c.told.cluster && id.ClusterID() != c.trying:
+			case id.NextStart() <= c.told.attempted.Number:
+				rt.Fatalf("crash %d: start %d came again", i, id.NextStart())
+			case id.ClusterID() != c.told.cluster && id.ClusterID() != c.trying.cluster:
 				rt.Fatalf("crash %d: cluster %q became %q", i, c.told.cluster, id.ClusterID())
+			case id.Registered() != c.told.registered && id.Registered() != c.trying.registered:
+				rt.Fatalf("crash %d: start %v became %v", i, c.told.registered, id.Registered())
+			}
+			if last, confirmed := id.Last(); !confirmed && last != c.told.attempted && last != c.trying.attempted {
+				rt.Fatalf("crash %d: attempt %v became %v", i, c.told.attempted, last)
 			}
 			if err := id.Close(); err != nil {
 				rt.Fatal(err)
@@ -103,7 +116,7 @@ func TestAFailedWriteIsNotGuessedAbout(t *testing.T) {
 	if err := id.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if again := open(t, disk, "d", "n1"); again.NodeID() != id.NodeID() || again.Starts() != 2 {
+	if again := open(t, disk, "d", "n1"); again.NodeID() != id.NodeID() || again.Initialised() {
 		t.Fatalf("%+v", again.record)
 	}
 }

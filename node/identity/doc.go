@@ -1,6 +1,6 @@
 // Package identity is what a data directory remembers about who its node is:
-// the file node.json, with the node id, the cluster it belongs to, and how often
-// it has been opened.
+// the file node.json, with the node id, the cluster it belongs to, and which of
+// its starts the cluster registered.
 //
 // Invariants:
 //
@@ -9,9 +9,12 @@
 //     in it was promised under the old id.
 //   - The cluster id is set once. A node never moves to another cluster with its
 //     disk.
-//   - The start counter is durable before Open returns, so no completed Open ever
-//     sees a count it has seen before, unless an older image of the disk was put
-//     back. Whoever remembers the highest count (the control group) can tell.
+//   - A start is written down (Attempt) before the cluster is told of it, and the
+//     cluster's answer (Confirm) before the node serves. The cluster takes a start
+//     only if the one on its record is the one that the directory knows: compare
+//     and swap. So the record of the newest copy of a directory is at most one
+//     start ahead of the cluster's, and every older copy is refused, for ever,
+//     however often it is started.
 //   - A refusal by the cluster is kept: every later Open fails with it, and is not
 //     counted. Only emptying the directory ends it.
 //   - One process a directory: the file LOCK is held until Close.

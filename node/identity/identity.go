@@ -62,7 +62,7 @@ type Identity struct {
 }
 
 // Open takes the data directory for the node of that name, making it and its
-// identity if it is not there, and counts the start durably. Errors: ErrInUse,
+// identity if it is not there. Errors: ErrInUse,
 // ErrNewerFormat, ErrCorrupt, ErrIdentityLost, ErrOtherNode, ErrRefused, or the
 // disk's.
 func Open(fsys vfs.FS, dir, name string) (*Identity, error) {
@@ -80,27 +80,27 @@ func Open(fsys vfs.FS, dir, name string) (*Identity, error) {
 		return nil, fmt.Errorf("lock data directory %s: %w", dir, err)
 	}
 	id := &Identity{fs: fsys, dir: dir, lock: lock}
-	if err := id.start(name); err != nil {
+	if err := id.take(name); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return id, nil
 }
 
-// start reads or makes the record and counts this start.
-func (id *Identity) start(name string) error {
-	next, found, err := id.read()
-	if err != nil {
+// take reads or makes the record.
+func (id *Identity) take(name string) error {
+	found, ok, err := id.read()
+	switch {
+	case err != nil:
 		return err
+	case ok && found.name() != name:
+		return fmt.Errorf("%w: %s belongs to %s, this node is named %s", ErrOtherNode, id.dir, found.NodeID, name)
+	case ok && found.Refused != nil:
+		return found.Refused
+	case ok:
+		id.record = found
+		return nil
 	}
-	if !found {
-		next = record{Format: Format, NodeID: newNodeID(name), Created: time.Now().UTC().Truncate(time.Second)}
-	} else if next.name() != name {
-		return fmt.Errorf("%w: %s belongs to %s, this node is named %s", ErrOtherNode, id.dir, next.NodeID, name)
-	} else if next.Refused != nil {
-		return next.Refused
-	}
-	next.Starts++
-	if err := id.write(next); err != nil {
+	if err := id.write(record{Format: Format, NodeID: newNodeID(name), Created: time.Now().UTC().Truncate(time.Second)}); err != nil {
 		return fmt.Errorf("write identity in %s: %w", id.dir, err)
 	}
 	return nil
@@ -116,8 +116,65 @@ func (id *Identity) ClusterID() string { return id.current().Cluster }
 // Initialised says whether the node belongs to a cluster.
 func (id *Identity) Initialised() bool { return id.current().Cluster != "" }
 
-// Starts counts the completed Opens of this directory, this one included.
-func (id *Identity) Starts() uint64 { return id.current().Starts }
+// Last is the last start that the cluster was told of, zero if there is none, and
+// whether the cluster confirmed it. Until it has, the node cannot know whether
+// the cluster counts that start or an earlier one.
+func (id *Identity) Last() (last Start, confirmed bool) {
+	switch r := id.current(); {
+	case r.Attempt != nil:
+		return *r.Attempt, false
+	case r.Registered != nil:
+		return *r.Registered, true
+	}
+	return Start{}, true
+}
+
+// Registered is the last start that the cluster confirmed, zero if there is none.
+func (id *Identity) Registered() Start {
+	if r := id.current(); r.Registered != nil {
+		return *r.Registered
+	}
+	return Start{}
+}
+
+// NextStart is the number of the first start that this directory has not used. It
+// rises with each Attempt only: a start that the cluster is not told of uses none,
+// so an older copy of the directory cannot pass the number that the cluster knows
+// by being started often.
+func (id *Identity) NextStart() uint64 { return id.current().Starts + 1 }
+
+// Attempt stores, before the cluster is told of it, that this start is about to be
+// registered. Only one start at a time can be without an answer: an attempt while
+// another one is not confirmed is an error, as is a number other than NextStart.
+func (id *Identity) Attempt(s Start) error {
+	return id.change(func(next *record) error {
+		switch {
+		case next.Attempt != nil && *next.Attempt == s:
+			return nil
+		case next.Attempt != nil:
+			return fmt.Errorf("identity in %s: start %d is not confirmed yet", id.dir, next.Attempt.Number)
+		case s.Number != next.Starts+1 || s.Incarnation == 0:
+			return fmt.Errorf("identity in %s: start %d cannot follow start %d", id.dir, s.Number, next.Starts)
+		}
+		next.Attempt, next.Starts = &s, s.Number
+		return nil
+	})
+}
+
+// Confirm stores that a cluster counts the attempted start, and that the node is a
+// member of that cluster, as SetCluster does.
+func (id *Identity) Confirm(s Start, cluster string) error {
+	return id.change(func(next *record) error {
+		switch {
+		case next.Attempt == nil && next.Registered != nil && *next.Registered == s:
+		case next.Attempt != nil && *next.Attempt == s:
+			next.Registered, next.Attempt = &s, nil
+		default:
+			return fmt.Errorf("identity in %s: start %d was never attempted", id.dir, s.Number)
+		}
+		return next.join(cluster)
+	})
+}
 
 // Created is when the node id was made, in UTC, by the machine's clock.
 func (id *Identity) Created() time.Time { return id.current().Created }
@@ -141,16 +198,7 @@ func (id *Identity) BindLabel(label string) error {
 // directory is opened again. A cluster id is 1 to 64 of a-z, 0-9 and dashes, not
 // starting with a dash.
 func (id *Identity) SetCluster(cluster string) error {
-	if !clusterPattern.MatchString(cluster) {
-		return fmt.Errorf("cluster id %q: 1 to %d of a-z, 0-9 and dashes", cluster, maxClusterIDBytes)
-	}
-	return id.change(func(next *record) error {
-		if next.Cluster != "" && next.Cluster != cluster {
-			return fmt.Errorf("%w: %s (node %s) belongs to %s, not to %s", ErrOtherCluster, id.dir, next.NodeID, next.Cluster, cluster)
-		}
-		next.Cluster = cluster
-		return nil
-	})
+	return id.change(func(next *record) error { return next.join(cluster) })
 }
 
 // Refuse stores that the cluster refuses this directory, so that every later Open

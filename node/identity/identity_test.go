@@ -34,7 +34,7 @@ func put(t *testing.T, fsys vfs.FS, path, content string) {
 	}
 }
 
-func TestIdentityIsMadeOnceAndStartsAreCounted(t *testing.T) {
+func TestIdentityIsMadeOnce(t *testing.T) {
 	for name, fsys := range map[string]vfs.FS{"memory": vfs.NewMem(), "disk": vfs.Default} {
 		t.Run(name, func(t *testing.T) {
 			dir := fsys.PathJoin(t.TempDir(), "a", "b")
@@ -42,18 +42,84 @@ func TestIdentityIsMadeOnceAndStartsAreCounted(t *testing.T) {
 			if !nodeIDPattern.MatchString(string(first.NodeID())) || !strings.HasPrefix(string(first.NodeID()), "n2-") {
 				t.Fatalf("node id %q", first.NodeID())
 			}
-			if first.Starts() != 1 || first.Initialised() || first.ClusterID() != "" || first.Created().IsZero() {
+			if first.NextStart() != 1 || first.Initialised() || first.ClusterID() != "" || first.Created().IsZero() {
 				t.Fatalf("a first start: %+v", first.record)
 			}
 			if err := first.Close(); err != nil {
 				t.Fatal(err)
 			}
 			second := open(t, fsys, dir, "n2")
-			if second.NodeID() != first.NodeID() || second.Starts() != 2 || !second.Created().Equal(first.Created()) {
+			if second.NodeID() != first.NodeID() || second.NextStart() != 1 || !second.Created().Equal(first.Created()) {
 				t.Fatalf("a second start: %+v, first %+v", second.record, first.record)
 			}
 		})
 	}
+}
+
+// Starts are numbered as the cluster is told of them, one at a time.
+func TestStartsAreWrittenDown(t *testing.T) {
+	fsys := vfs.NewMem()
+	id := open(t, fsys, "d", "n1")
+	reopen := func() {
+		t.Helper()
+		if err := id.Close(); err != nil {
+			t.Fatal(err)
+		}
+		id = open(t, fsys, "d", "n1")
+	}
+	last := func(want Start, wantConfirmed bool) {
+		t.Helper()
+		if got, confirmed := id.Last(); got != want || confirmed != wantConfirmed {
+			t.Fatalf("last %v, confirmed %v; want %v, %v", got, confirmed, want, wantConfirmed)
+		}
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	last(Start{}, true)
+	for _, bad := range []Start{{2, 7}, {0, 7}, {1, 0}} {
+		if err := id.Attempt(bad); err == nil {
+			t.Fatalf("attempted %v", bad)
+		}
+	}
+	first, second := Start{1, 7}, Start{2, 8}
+	if err := id.Confirm(first, "c1"); err == nil {
+		t.Fatal("confirmed what was never attempted")
+	}
+	must(id.Attempt(first))
+	must(id.Attempt(first))
+	reopen()
+	last(first, false)
+	if err := id.Attempt(second); err == nil {
+		t.Fatal("a second attempt without an answer to the first")
+	}
+	if err := id.Confirm(first, "C 1"); err == nil || id.Registered() != (Start{}) {
+		t.Fatal("confirmed by a cluster of no name")
+	}
+	must(id.Confirm(first, "c1"))
+	must(id.Confirm(first, "c1"))
+	if err := id.Confirm(first, "c2"); !errors.Is(err, ErrOtherCluster) {
+		t.Fatal(err)
+	}
+	reopen()
+	last(first, true)
+	if id.NextStart() != 2 || id.Registered() != first || id.ClusterID() != "c1" {
+		t.Fatalf("%+v", id.record)
+	}
+	must(id.Attempt(second))
+	if err := id.Confirm(first, "c1"); err == nil {
+		t.Fatal("an old start was confirmed")
+	}
+	if id.Registered() != first {
+		t.Fatal("an attempt changed what is registered")
+	}
+	reopen()
+	last(second, false)
+	must(id.Confirm(second, "c1"))
+	last(second, true)
 }
 
 func TestClusterIsSetOnceAndKept(t *testing.T) {
@@ -96,15 +162,15 @@ func TestASecondOpenIsRefused(t *testing.T) {
 			if err := id.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if got := open(t, fsys, dir, "n1").Starts(); got != 2 {
-				t.Fatalf("the refused open was counted: %d", got)
-			}
+			open(t, fsys, dir, "n1")
 		})
 	}
 }
 
 func TestWhatIsRefusedAndLeftAlone(t *testing.T) {
 	good := `{"format":1,"node_id":"n1-k3f9","cluster_id":"c1","starts":4,"created":"2026-11-22T10:00:00Z"}`
+	newer := `{"format":2,"node_id":"n1-k3f9","cluster_id":"c1","starts":4,"created":"2026-11-22T10:00:00Z",` +
+		`"registered":{"start":3,"incarnation":71},"attempt":{"start":4,"incarnation":72}}`
 	for _, test := range []struct {
 		name, json string
 		want       error
@@ -119,6 +185,9 @@ func TestWhatIsRefusedAndLeftAlone(t *testing.T) {
 		{"trailing", good + `{}`, ErrCorrupt, ""},
 		{"no node id", strings.Replace(good, "n1-k3f9", "", 1), ErrCorrupt, ""},
 		{"never started", strings.Replace(good, `:4`, `:0`, 1), ErrCorrupt, ""},
+		{"registered ahead", strings.Replace(newer, `:3,`, `:5,`, 1), ErrCorrupt, "registered start 5 of 4"},
+		{"attempted behind", strings.Replace(newer, `"start":4`, `"start":3`, 1), ErrCorrupt, "attempted start 3 of 4"},
+		{"no incarnation", strings.Replace(newer, `:71`, `:0`, 1), ErrCorrupt, "registered start"},
 		{"bad cluster", strings.Replace(good, `"c1"`, `"C 1"`, 1), ErrCorrupt, ""},
 		{"huge", good + strings.Repeat(" ", maxRecordBytes), ErrCorrupt, ""},
 		{"other name", strings.Replace(good, "n1-k3f9", "n2-k3f9", 1), ErrOtherNode, "belongs to n2-k3f9"},
@@ -140,7 +209,12 @@ func TestWhatIsRefusedAndLeftAlone(t *testing.T) {
 	}
 	fsys := vfs.NewMem()
 	put(t, fsys, fileName, good)
-	if id := open(t, fsys, "", "n1"); id.Starts() != 5 || id.ClusterID() != "c1" {
+	if id := open(t, fsys, "", "n1"); id.NextStart() != 5 || id.ClusterID() != "c1" || id.Registered() != (Start{}) {
+		t.Fatalf("%+v", id.record)
+	}
+	fsys = vfs.NewMem()
+	put(t, fsys, fileName, newer)
+	if id := open(t, fsys, "", "n1"); id.NextStart() != 5 || id.Registered() != (Start{3, 71}) {
 		t.Fatalf("%+v", id.record)
 	}
 }
@@ -216,6 +290,7 @@ func TestBadNamesAreRefused(t *testing.T) {
 func FuzzDecodeRecord(f *testing.F) {
 	f.Add([]byte(`{"format":1,"node_id":"n1-k3f9","cluster_id":"c1","starts":4,"created":"2026-11-22T10:00:00Z"}`))
 	f.Add([]byte(`{"format":3}`))
+	f.Add([]byte(`{"format":2,"node_id":"n1-k3f9","cluster_id":"c1","starts":4,"created":"2026-11-22T10:00:00Z","registered":{"start":3,"incarnation":71},"attempt":{"start":4,"incarnation":72}}`))
 	f.Add([]byte(`{"format":2,"node_id":"n1-k3f9","cluster_id":"c1","starts":4,"created":"2026-11-22T10:00:00Z","refused":{"reason":"older","by":"n2-aaaa","at":"2026-11-22T10:00:00Z"}}`))
 	f.Add([]byte(`{"format":1,"node_id":"n1-k3f9","cluster_id":"","starts":18446744073709551615,"created":"0001-01-01T00:00:00Z"}`))
 	f.Add([]byte(`null`))

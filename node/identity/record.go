@@ -13,7 +13,7 @@ import (
 )
 
 // Format is the format of node.json that this version writes. It reads format 1
-// too, which has no refusals.
+// too: that one counts every start, and has no registrations and no refusals.
 const Format = 2
 
 const (
@@ -46,10 +46,23 @@ type record struct {
 	NodeID  partition.NodeID `json:"node_id"`
 	Cluster string           `json:"cluster_id"`
 	Label   string           `json:"cluster_name,omitempty"`
-	Starts  uint64           `json:"starts"`
-	Created time.Time        `json:"created"`
-	Marks   bool             `json:"marks,omitempty"`
-	Refused *Refusal         `json:"refused,omitempty"`
+	// Starts is the highest start number that this directory has used.
+	Starts  uint64    `json:"starts"`
+	Created time.Time `json:"created"`
+	// Registered is the last start that the cluster confirmed, Attempt one that it
+	// was told of later and did not confirm. Each is nil if there is none.
+	Registered *Start   `json:"registered,omitempty"`
+	Attempt    *Start   `json:"attempt,omitempty"`
+	Marks      bool     `json:"marks,omitempty"`
+	Refused    *Refusal `json:"refused,omitempty"`
+}
+
+// Start names one start of a node as the cluster registers it.
+type Start struct {
+	// Number counts the starts that the cluster was told of, from 1.
+	Number uint64 `json:"start"`
+	// Incarnation is drawn at random at each start, and not 0.
+	Incarnation uint64 `json:"incarnation"`
 }
 
 // Refusal is the cluster's definite answer that it will never take this
@@ -109,13 +122,29 @@ func decodeRecord(data []byte) (record, error) {
 		return record{}, fmt.Errorf("%w: %q is no node id", ErrCorrupt, r.NodeID)
 	case r.Cluster != "" && !clusterPattern.MatchString(r.Cluster):
 		return record{}, fmt.Errorf("%w: %q is no cluster id", ErrCorrupt, r.Cluster)
-	case r.Starts == 0:
+	case r.Starts == 0 && *version.Format == 1:
 		return record{}, fmt.Errorf("%w: never started", ErrCorrupt)
+	case r.Registered != nil && (r.Registered.Incarnation == 0 || r.Registered.Number > r.Starts):
+		return record{}, fmt.Errorf("%w: registered start %d of %d", ErrCorrupt, r.Registered.Number, r.Starts)
+	case r.Attempt != nil && (r.Attempt.Incarnation == 0 || r.Attempt.Number != r.Starts):
+		return record{}, fmt.Errorf("%w: attempted start %d of %d", ErrCorrupt, r.Attempt.Number, r.Starts)
 	case r.Refused != nil && r.Refused.Reason == "":
 		return record{}, fmt.Errorf("%w: a refusal without a reason", ErrCorrupt)
 	}
 	r.Format = Format
 	return r, nil
+}
+
+// join makes the node a member of the cluster.
+func (r *record) join(cluster string) error {
+	switch {
+	case !clusterPattern.MatchString(cluster):
+		return fmt.Errorf("cluster id %q: 1 to %d of a-z, 0-9 and dashes", cluster, maxClusterIDBytes)
+	case r.Cluster != "" && r.Cluster != cluster:
+		return fmt.Errorf("%w: node %s belongs to %s, not to %s", ErrOtherCluster, r.NodeID, r.Cluster, cluster)
+	}
+	r.Cluster = cluster
+	return nil
 }
 
 // name is the node id without its random characters.

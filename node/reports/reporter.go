@@ -71,8 +71,9 @@ type Replica interface {
 // called concurrently.
 type Config struct {
 	Self partition.NodeID
-	// Start counts this node's starts, from 1.
-	Start uint64
+	// Start counts this node's starts, from 1. It is asked while Run runs, and
+	// does not change then.
+	Start func() uint64
 	Peers Peers
 	// Ring is the newest state of the control group that this node knows.
 	Ring func() *control.State
@@ -145,7 +146,7 @@ type peer struct {
 
 // New starts to listen; [Reporter.Run] does the rest.
 func New(c Config) (*Reporter, error) {
-	if c.Self == "" || c.Start == 0 || c.Peers == nil || c.Ring == nil || c.Alive == nil || c.Tentative == nil || c.SaveHeard == nil || c.Replica == nil {
+	if c.Self == "" || c.Start == nil || c.Peers == nil || c.Ring == nil || c.Alive == nil || c.Tentative == nil || c.SaveHeard == nil || c.Replica == nil {
 		return nil, errors.New("reports: something is not set")
 	}
 	if c.Events == nil {

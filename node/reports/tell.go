@@ -72,7 +72,7 @@ func (r *Reporter) tell(ctx context.Context, calls *sync.WaitGroup) {
 	}
 	before := r.own.sequence
 	r.own.set(ring.Epoch, entries)
-	if r.table.hear(r.c.Self, r.own.since(r.c.Start, 0)); r.own.sequence != before {
+	if r.table.hear(r.c.Self, r.own.since(r.c.Start(), 0)); r.own.sequence != before {
 		r.told.Add(1)
 	}
 	for _, node := range members {
@@ -88,7 +88,7 @@ func (r *Reporter) tell(ctx context.Context, calls *sync.WaitGroup) {
 			continue
 		}
 		to.busy = true
-		report, lost := r.own.since(r.c.Start, to.acked), to.lost
+		report, lost := r.own.since(r.c.Start(), to.acked), to.lost
 		calls.Go(func() { r.send(ctx, node, to, report, lost) })
 	}
 }

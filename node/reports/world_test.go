@@ -194,7 +194,7 @@ func (m *member) begin() {
 	m.w.do(func() { m.up = true })
 	var err error
 	m.reporter, err = New(Config{
-		Self: m.id, Start: m.start, Peers: m,
+		Self: m.id, Start: func() uint64 { return m.start }, Peers: m,
 		Ring: func() *control.State {
 			m.w.mu.Lock()
 			defer m.w.mu.Unlock()
@@ -647,7 +647,7 @@ func TestPollsOfManyPartitionsTakeTurns(t *testing.T) {
 }
 
 func TestNewRefusesWhatIsNotSet(t *testing.T) {
-	if _, err := New(Config{Self: "a", Start: 1}); err == nil {
+	if _, err := New(Config{Self: "a", Start: func() uint64 { return 1 }}); err == nil {
 		t.Fatal("no error")
 	}
 }

@@ -42,7 +42,8 @@ func (t *Transport) acceptLoop() {
 }
 
 func (t *Transport) hello(to partition.NodeID) Hello {
-	return Hello{Cluster: t.cfg.Cluster(), From: t.cfg.Self, To: to, Incarnation: t.cfg.Incarnation, Start: t.cfg.Start}
+	number, incarnation := t.cfg.Start()
+	return Hello{Cluster: t.cfg.Cluster(), From: t.cfg.Self, To: to, Incarnation: incarnation, Start: number}
 }
 
 // welcome does the accepting side of a handshake.
@@ -70,14 +71,13 @@ func (t *Transport) welcome(conn net.Conn) (partition.NodeID, error) {
 	case t.cutFrom(from):
 		return from, fmt.Errorf("%w: %w", ErrUnreachable, ErrCut) // without a word, as a cable would
 	}
-	if t.cfg.Admit != nil {
-		if err := t.cfg.Admit(g.hello); err != nil {
-			v := refusedAdmit
-			if errors.Is(err, ErrPeerRemoved) {
-				v = refusedRemoved
-			}
-			return refuse(v, fmt.Errorf("%w: %w", ErrNotAdmitted, err))
-		}
+	switch err := t.judge(g.hello); {
+	case errors.Is(err, ErrPeerRemoved):
+		return refuse(refusedRemoved, err)
+	case errors.Is(err, ErrPeerOutdated):
+		return refuse(refusedOutdated, err)
+	case err != nil:
+		return refuse(refusedAdmit, err)
 	}
 	p := t.peer(from)
 	if p == nil {
@@ -150,10 +150,8 @@ func (t *Transport) introduce(ctx context.Context, p *peer, conn net.Conn) (*lin
 	if g.hello.From != p.id || g.hello.To != t.cfg.Self {
 		return nil, fmt.Errorf("%w: %s instead of %s", ErrWrongPeer, g.hello.From, p.id)
 	}
-	if t.cfg.Admit != nil {
-		if err := t.cfg.Admit(g.hello); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrNotAdmitted, err)
-		}
+	if err := t.judge(g.hello); err != nil {
+		return nil, err
 	}
 	if !stop() {
 		return nil, context.Cause(ctx)

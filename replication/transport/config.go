@@ -47,7 +47,8 @@ type Hello struct {
 	Cluster string
 	// From is who speaks, To whom it believes to speak to.
 	From, To partition.NodeID
-	// Incarnation is random at each start; Start counts the node's starts.
+	// Start is the number of the newest start of From that the cluster was told
+	// of or is to be told of next, and Incarnation that start's random number.
 	Incarnation, Start uint64
 }
 
@@ -56,15 +57,17 @@ type Hello struct {
 type Config struct {
 	Self partition.NodeID
 	// Cluster is the cluster's id; "" while the node belongs to none.
-	Cluster            func() string
-	Incarnation, Start uint64
+	Cluster func() string
+	// Start is what this side says of its start, see [Hello]; each handshake asks
+	// anew. Nil says nothing: both are 0.
+	Start func() (number, incarnation uint64)
 	// Listener takes peers; Close closes it. Nil: none, the node only dials.
 	Listener net.Listener
 	Dial     func(ctx context.Context, addr string) (net.Conn, error)
 	// Resolve is the current address of a peer.
 	Resolve func(partition.NodeID) (addr string, ok bool)
 	// Admit judges the other side of every handshake; nil admits all. ErrPeerRemoved
-	// reaches the other side as ErrRemoved.
+	// reaches the other side as ErrRemoved, ErrPeerOutdated as ErrOutdated.
 	Admit func(Hello) error
 	// Member reports whether the other side of a connection belongs to the cluster, as
 	// far as this node knows now; nil: all do. Who does not reaches the handlers of

@@ -34,6 +34,11 @@ var (
 	ErrPeerRemoved = errors.New("the peer was removed from the cluster for ever")
 	// ErrRemoved: the other side says that of this node. ErrNotAdmitted, too.
 	ErrRemoved = errors.New("this node was removed from the cluster for ever")
+	// ErrPeerOutdated is what Admit says of a node whose data directory is older
+	// than the start that the cluster registered.
+	ErrPeerOutdated = errors.New("the peer runs on an older copy of its data directory")
+	// ErrOutdated: the other side says that of this node. ErrNotAdmitted, too.
+	ErrOutdated = errors.New("this node runs on an older copy of its data directory")
 	// ErrWrongPeer: another node than the expected one answered there.
 	ErrWrongPeer = errors.New("another node has this address")
 	// ErrProtocol: the other side broke the protocol, or bytes were damaged.

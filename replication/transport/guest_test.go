@@ -80,7 +80,7 @@ func TestRefusalsSayNothing(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				network := memnet.New()
 				start(t, network, "b", func(c *Config) {
-					c.Self, c.Incarnation, c.Start = "secret-node", 77, 88
+					c.Self, c.Start = "secret-node", func() (uint64, uint64) { return 88, 77 }
 					c.Cluster = func() string { return "secret-cluster" }
 					c.Admit = func(Hello) error { return errors.New("secret reason") }
 				})

@@ -30,6 +30,7 @@ const (
 	refusedUseMine
 	refusedClosed
 	refusedRemoved
+	refusedOutdated
 )
 
 type greeting struct {
@@ -103,6 +104,8 @@ func (g greeting) refusal() error {
 		return fmt.Errorf("%w: the log of that node says why", ErrNotAdmitted)
 	case refusedRemoved:
 		return fmt.Errorf("%w: %w", ErrNotAdmitted, ErrRemoved)
+	case refusedOutdated:
+		return fmt.Errorf("%w: %w", ErrNotAdmitted, ErrOutdated)
 	case refusedUseMine:
 		return errUseMine
 	case refusedClosed:

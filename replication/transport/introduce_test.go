@@ -30,7 +30,7 @@ func restart(t *testing.T, network *memnet.Network, a, b *node, incarnation uint
 	t.Helper()
 	network.Crash("b")
 	_ = b.Close()
-	b = start(t, network, "b", func(cfg *Config) { cfg.Incarnation = incarnation })
+	b = start(t, network, "b", func(cfg *Config) { cfg.Start = func() (uint64, uint64) { return 1, incarnation } })
 	gb := b.Group(r)
 	gb.Introduce(c, "")
 	a.Kick("b")
@@ -145,7 +145,7 @@ func TestWhatElseIsKnown(t *testing.T) {
 				}
 				network.Crash("b")
 				_ = b.Close()
-				b = start(t, network, "b", func(cfg *Config) { cfg.Incarnation = 3 })
+				b = start(t, network, "b", func(cfg *Config) { cfg.Start = func() (uint64, uint64) { return 1, 3 } })
 				gb = b.Group(shard)
 				gb.Introduce(c.held, c.candidate)
 				a.Kick("b")
@@ -241,7 +241,7 @@ func TestARestartOfTheNodeThatKnows(t *testing.T) {
 		saved := book.Changes()
 		network.Crash("a")
 		_ = a.Close()
-		a = start(t, network, "a", func(c *Config) { c.Book, c.Incarnation = knowledge.NewBook(saved), 2 })
+		a = start(t, network, "a", func(c *Config) { c.Book, c.Start = knowledge.NewBook(saved), func() (uint64, uint64) { return 1, 2 } })
 		ga = a.Group(shard)
 		ga.Introduce(claimed(3, 2), "") // b knows what a has sent as a leader
 		b.Kick("a")

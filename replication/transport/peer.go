@@ -208,6 +208,8 @@ func (p *peer) installLocked(l *link) {
 	p.t.cfg.Events(Connected{Peer: l.hello, Dialed: l.dialed})
 	if p.t.cutFrom(p.id) {
 		l.fail(ErrCut) // cut during the handshake: too late to be severed
+	} else if err := p.t.judge(l.hello); err != nil {
+		l.fail(err) // what is judged by changed during the handshake
 	}
 }
 

@@ -57,6 +57,9 @@ func New(cfg Config) (*Transport, error) {
 	if cfg.Dial == nil || cfg.Resolve == nil {
 		return nil, errors.New("transport: Dial and Resolve are needed")
 	}
+	if cfg.Start == nil {
+		cfg.Start = func() (number, incarnation uint64) { return 0, 0 }
+	}
 	if cfg.Cluster == nil {
 		cfg.Cluster = func() string { return "" }
 	}
@@ -223,15 +226,33 @@ func (t *Transport) Reconnect(node partition.NodeID) {
 	}
 }
 
-// Drop ends the connection to node and the attempt to make one: Config.Admit
-// would refuse it now.
-func (t *Transport) Drop(node partition.NodeID) {
+// Readmit judges every open connection by Config.Admit once more, and ends those
+// that it refuses: what it decides by has changed.
+func (t *Transport) Readmit() {
 	t.mu.RLock()
-	p := t.peers[node]
-	t.mu.RUnlock()
-	if p != nil {
-		p.sever(ErrNotAdmitted)
+	peers := make([]*peer, 0, len(t.peers))
+	for _, p := range t.peers {
+		peers = append(peers, p)
 	}
+	t.mu.RUnlock()
+	for _, p := range peers {
+		if l := p.link.Load(); l != nil {
+			if err := t.judge(l.hello); err != nil {
+				p.sever(err)
+			}
+		}
+	}
+}
+
+// judge is Config.Admit as an error of this package.
+func (t *Transport) judge(h Hello) error {
+	if t.cfg.Admit == nil {
+		return nil
+	}
+	if err := t.cfg.Admit(h); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotAdmitted, err)
+	}
+	return nil
 }
 
 // Metrics counts per peer since the start.

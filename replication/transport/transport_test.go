@@ -53,7 +53,7 @@ func start(t testing.TB, network *memnet.Network, name string, alter func(*Confi
 	}
 	n := &node{}
 	cfg := Config{
-		Self: partition.NodeID(name), Incarnation: 1, Start: 1,
+		Self: partition.NodeID(name), Start: func() (number, incarnation uint64) { return 1, 1 },
 		Cluster:  func() string { return "test" },
 		Listener: listener, Dial: host.Dial,
 		Resolve: func(id partition.NodeID) (string, bool) { return string(id) + ":7821", true },
@@ -139,34 +139,37 @@ func TestCall(t *testing.T) {
 	})
 }
 
-func TestADroppedPeerIsAdmittedAnew(t *testing.T) {
+// Readmit ends the connections that Admit refuses now, and those alone.
+func TestReadmit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := memnet.New()
 		removed := false
 		a := start(t, network, "a", nil)
 		b := start(t, network, "b", func(c *Config) {
 			c.Admit = func(h Hello) error {
-				if removed {
+				if removed && h.From == "a" {
 					return ErrPeerRemoved
 				}
 				return nil
 			}
 		})
-		if err := echo(t, a, "b"); err != nil {
-			t.Fatal(err)
+		c := start(t, network, "c", nil)
+		for _, n := range []*node{a, c} {
+			if err := echo(t, n, "b"); err != nil {
+				t.Fatal(err)
+			}
 		}
-		b.Drop("a")
+		b.Readmit()
 		synctest.Wait()
-		if b.Connected("a") || a.Connected("b") {
-			t.Error("still connected")
-		}
-		if err := echo(t, a, "b"); err != nil {
-			t.Errorf("dropped, but not removed: %v", err)
+		if !b.Connected("a") || !b.Connected("c") {
+			t.Error("a connection that is still admitted was ended")
 		}
 		removed = true
-		b.Drop("a")
-		b.Drop("nobody")
+		b.Readmit()
 		synctest.Wait()
+		if b.Connected("a") || a.Connected("b") || !b.Connected("c") {
+			t.Error("a refused connection goes on, or another one was ended")
+		}
 		if err := echo(t, a, "b"); !errors.Is(err, ErrRemoved) {
 			t.Errorf("removed: %v", err)
 		}
@@ -194,6 +197,9 @@ func TestHandshakeRefusals(t *testing.T) {
 		"removed for ever": {nil, func(c *Config) {
 			c.Admit = func(h Hello) error { return fmt.Errorf("%s: %w", h.From, ErrPeerRemoved) }
 		}, ErrRemoved},
+		"an older copy of its directory": {nil, func(c *Config) {
+			c.Admit = func(h Hello) error { return fmt.Errorf("%s: %w", h.From, ErrPeerOutdated) }
+		}, ErrOutdated},
 		"the dialer's own judgement": {func(c *Config) {
 			c.Admit = func(h Hello) error { return fmt.Errorf("%s: %w", h.From, ErrPeerRemoved) }
 		}, nil, ErrPeerRemoved},
@@ -317,7 +323,7 @@ func TestPeerRestart(t *testing.T) {
 			t.Errorf("call to a dead peer: %v after %v", err, time.Since(begin))
 		}
 		_ = b.Close()
-		start(t, network, "b", func(c *Config) { c.Incarnation = 2 })
+		start(t, network, "b", func(c *Config) { c.Start = func() (number, incarnation uint64) { return 1, 2 } })
 		a.Kick("b")
 		if err := echo(t, a, "b"); err != nil || time.Since(begin) > 100*time.Millisecond {
 			t.Errorf("after the restart and a kick: %v in %v", err, time.Since(begin))
