@@ -47,6 +47,8 @@ type Cluster interface {
 	DrainNode(context.Context, *capstanv1.DrainNodeRequest) (*capstanv1.DrainNodeResponse, error)
 	RemoveNode(context.Context, *capstanv1.RemoveNodeRequest) (*capstanv1.RemoveNodeResponse, error)
 	TransferLeadership(context.Context, *capstanv1.TransferLeadershipRequest) (*capstanv1.TransferLeadershipResponse, error)
+	// CompareReplicas answers that it is pending when ctx is about to end.
+	CompareReplicas(context.Context, *capstanv1.CompareReplicasRequest) (*capstanv1.CompareReplicasResponse, error)
 }
 
 // Chaos cuts this node off from others, for show. Errors and concurrency are

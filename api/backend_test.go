@@ -248,6 +248,10 @@ func (m *memory) RemoveNode(context.Context, *capstanv1.RemoveNodeRequest) (*cap
 	return &capstanv1.RemoveNodeResponse{}, nil
 }
 
+func (m *memory) CompareReplicas(_ context.Context, r *capstanv1.CompareReplicasRequest) (*capstanv1.CompareReplicasResponse, error) {
+	return &capstanv1.CompareReplicasResponse{Id: r.GetId()}, nil
+}
+
 func (m *memory) TransferLeadership(context.Context, *capstanv1.TransferLeadershipRequest) (*capstanv1.TransferLeadershipResponse, error) {
 	return &capstanv1.TransferLeadershipResponse{Leader: "n2"}, nil
 }

@@ -97,6 +97,10 @@ func (s clusterService) TransferLeadership(ctx context.Context, r *capstanv1.Tra
 	return s.ops.config.Cluster.TransferLeadership(ctx, r)
 }
 
+func (s clusterService) CompareReplicas(ctx context.Context, r *capstanv1.CompareReplicasRequest) (*capstanv1.CompareReplicasResponse, error) {
+	return s.ops.config.Cluster.CompareReplicas(ctx, r)
+}
+
 // chaosService is the RPC door to [Chaos].
 type chaosService struct{ ops *operations }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/capstan-kv/capstan/node/control"
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/replication"
+	"github.com/capstan-kv/capstan/storage"
 )
 
 // clusterService answers api.Cluster.
@@ -44,12 +45,15 @@ func (c clusterService) GetStatus(ctx context.Context, _ *capstanv1.GetStatusReq
 		})
 	}
 	slices.SortFunc(resp.Nodes, byNameThenID)
-	lead, undecided := leaders(statuses), backlog(statuses)
+	lead, undecided, compared := leaders(statuses), backlog(statuses), lastComparisons(statuses)
 	for p, part := range ring.Partitions {
 		id := partition.ID(p)
 		out := &capstanv1.Partition{Id: uint32(p), Term: lead[id].term, CommitIndex: lead[id].commit, TentativeBacklog: undecided[id]}
 		if leader := lead[id].node; leader != "" {
 			out.Leader = nameOf(ring, leader)
+		}
+		if found, ok := compared[id]; ok {
+			out.Comparison = comparisonMessage(ring, found)
 		}
 		for _, placed := range part.Replicas {
 			out.Replicas = append(out.Replicas, &capstanv1.Replica{
@@ -67,6 +71,51 @@ func outageMessage(why *outage) *capstanv1.Outage {
 		return nil
 	}
 	return &capstanv1.Outage{Quarantined: why.Quarantined, Reason: why.Reason, Since: timestamppb.New(why.Since), Remedy: why.remedy()}
+}
+
+func comparisonMessage(ring *control.State, found comparison) *capstanv1.Comparison {
+	out := &capstanv1.Comparison{Partition: uint32(found.Partition), Result: capstanv1.ComparisonResult(found.Result), Index: found.Index, Time: timestamppb.New(found.Time)}
+	for i, a := range found.Answers {
+		digest := &capstanv1.ReplicaDigest{Node: nameOf(ring, found.Replicas[i]), Refusal: a.Refusal}
+		if a.State == digestDone {
+			digest.Digest, digest.Records, digest.Bytes = a.Digest.Sum[:], a.Digest.Records, a.Digest.Bytes
+		}
+		out.Replicas = append(out.Replicas, digest)
+	}
+	return out
+}
+
+// CompareReplicas compares the replicas of a partition, as far as that is done in
+// time.
+func (c clusterService) CompareReplicas(ctx context.Context, req *capstanv1.CompareReplicasRequest) (*capstanv1.CompareReplicasResponse, error) {
+	n := c.node
+	ring := n.ring()
+	if !ring.Placed() {
+		return nil, notInCluster()
+	}
+	if int(req.GetPartition()) >= len(ring.Partitions) {
+		return nil, noPartition(req.GetPartition(), len(ring.Partitions))
+	}
+	p := partition.ID(req.GetPartition())
+	var id storage.CheckID
+	if len(req.GetId()) > 0 {
+		if copy(id[:], req.GetId()) != len(req.GetId()) || len(req.GetId()) != len(id) {
+			return nil, badOption("an id of %d bytes is none of a comparison", len(req.GetId()))
+		}
+	} else {
+		var err error
+		if id, err = n.comparer.begin(ctx, p); err != nil {
+			return nil, err
+		}
+	}
+	soon, cancel := inTimeToAnswer(ctx)
+	defer cancel()
+	found := n.comparer.await(soon, p, id)
+	return &capstanv1.CompareReplicasResponse{Id: id[:], Comparison: comparisonMessage(ring, found)}, nil
+}
+
+func noPartition(asked uint32, count int) *replication.Error {
+	return badOption("there is no partition %d: they are numbered 0 to %d", asked, count-1)
 }
 
 func byNameThenID(a, b *capstanv1.Node) int {
@@ -111,7 +160,7 @@ func (c clusterService) TransferLeadership(ctx context.Context, req *capstanv1.T
 		return nil, notInCluster()
 	}
 	if int(req.GetPartition()) >= len(ring.Partitions) {
-		return nil, badOption("there is no partition %d: they are numbered 0 to %d", req.GetPartition(), len(ring.Partitions)-1)
+		return nil, noPartition(req.GetPartition(), len(ring.Partitions))
 	}
 	p := partition.ID(req.GetPartition())
 	var to partition.NodeID
@@ -208,7 +257,7 @@ func (n *Node) handleStatus(context.Context, partition.NodeID, []byte) ([]byte, 
 }
 
 func (n *Node) ownStatus() nodeStatus {
-	status := nodeStatus{Node: n.id, CutFrom: n.cutFrom(), HeldBack: n.heldBack(), Lost: n.replicas.allLost()}
+	status := nodeStatus{Node: n.id, CutFrom: n.cutFrom(), HeldBack: n.heldBack(), Lost: n.replicas.allLost(), Compared: n.comparer.latest()}
 	select {
 	case <-n.controlUp:
 		status.ControlApplied = n.control.group.Status().Applied

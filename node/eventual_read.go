@@ -274,7 +274,9 @@ func (r *router) nearOnce(ctx context.Context, ring *control.State, p partition.
 		if err != nil {
 			return nearRead{}, err
 		}
-		merged.Drop(decided)
+		if decided != nil { // else that node has decided none of them
+			merged.Drop(decided)
+		}
 	}
 	return merged, local.Complete(&merged.LocalEntry)
 }

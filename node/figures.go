@@ -32,6 +32,10 @@ func (n *Node) figures() metrics.Snapshot {
 			out.Unopened++
 		}
 	}
+	results, compared := n.comparer.counts()
+	out.Compared = metrics.Compared{
+		Equal: results[compareEqual], Different: results[compareDifferent], Incomplete: results[compareIncomplete], Last: compared,
+	}
 	now := n.config.Now()
 	for p, held := range n.exchange.Backlog() {
 		figures := metrics.Tentative{ID: partitionLabel(p), Backlog: held.Count, Hints: held.Hints}

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"math"
 
 	"github.com/capstan-kv/capstan/node/reports"
 	"github.com/capstan-kv/capstan/partition"
@@ -18,6 +19,9 @@ func (n *Node) openReports() error {
 		Replica: func(p partition.ID) reports.Replica {
 			if here := n.replicas.replica(p); here != nil && !here.failed() {
 				return reportsReplica{here}
+			}
+			if why := n.replicas.lost(p); why != nil && why.Quarantined {
+				return quarantinedReplica{generation: why.Generation}
 			}
 			return nil
 		},
@@ -36,6 +40,8 @@ func (n *Node) openReports() error {
 		}
 	})
 	n.background(n.mendDamage)
+	n.background(func() { n.comparer.digests.run(n.ctx) })
+	n.background(func() { n.comparer.run(n.ctx) })
 	return nil
 }
 
@@ -83,6 +89,18 @@ func (h reportsReplica) Durable() uint64                      { return h.state.D
 func (h reportsReplica) Floor() uint64                        { return h.state.Floor() }
 func (h reportsReplica) Collectable(floor uint64) bool        { return h.state.Collectable(floor) }
 func (h reportsReplica) Forfeited(node partition.NodeID) bool { return h.state.Forfeited(node) }
+
+// quarantinedReplica is one that never serves again: sessions need not wait for it.
+// What its node has heard of counts, as at any node without a replica.
+type quarantinedReplica struct {
+	reports.Replica
+	generation uint32
+}
+
+func (q quarantinedReplica) Generation() uint32 { return q.generation }
+func (quarantinedReplica) Leads() bool          { return false }
+func (quarantinedReplica) Applied() uint64      { return 0 }
+func (quarantinedReplica) Durable() uint64      { return math.MaxUint64 }
 
 func (h reportsReplica) Applied() uint64 {
 	applied, _ := h.state.Applied()

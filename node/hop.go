@@ -29,6 +29,7 @@ const (
 	hopFate      // what became of an eventual write
 	hopConflicts // a page of conflicts
 	hopNear      // an eventual read
+	hopCheck     // a check command, for a comparison of replicas
 )
 
 // A forwarded operation travels as one byte of kind and the public request

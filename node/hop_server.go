@@ -203,6 +203,8 @@ func (s *hopServer) answer(ctx context.Context, frame []byte) ([]byte, error) {
 			return s.fate(frame[1:])
 		case hopConflicts:
 			return s.conflicts(frame[1:])
+		case hopCheck:
+			return s.check(ctx, frame[1:])
 		}
 	}
 	kind, request, err := decodeHop(frame)

@@ -8,4 +8,5 @@ const (
 	kindStatus                    // what a node knows of its own replicas
 	kindPromise                   // formation: the founder asks for a promise
 	kindDiskLow                   // the sender's disk is nearly full
+	kindCompare                   // a replica's part in a comparison
 )

@@ -126,6 +126,9 @@ func (s *simulation) settle() {
 	s.awaitReady(s.machines...)
 	s.awaitNoBacklog()
 	s.compareHolders()
+	for p := range s.machines[0].running().ring().Partitions { // as the nodes do it
+		s.machines[0].mustCompare(partition.ID(p), equal)
+	}
 	s.eventually(time.Minute, "the tentative logs are empty", func() error {
 		for _, m := range s.machines {
 			if use := m.running().log.TentativeUse(); use.DiskBytes > 0 {

@@ -70,6 +70,7 @@ type Node struct {
 	members   *membership.Membership
 	control   *controlGroup
 	replicas  *replicaSet
+	comparer  *comparer
 	router    *router
 	cursors   *cursors
 	server    *http.Server
@@ -290,6 +291,8 @@ func (n *Node) openPeers() (err error) {
 	}
 	n.replicas = &replicaSet{self: n.id, name: n.config.Name, state: n.state, log: n.config.Logger, clock: n.clock, room: n.roomFor, beforeApply: n.config.beforeApply}
 	n.router = newRouter(n.id, n.ring, transportHopper{n.transport}, n.replicas)
+	n.comparer = newComparer(n)
+	n.replicas.comparer = n.comparer
 	// The exchange asks for both as soon as it is open.
 	if err := n.openExchange(); err != nil {
 		return err
@@ -314,6 +317,7 @@ func (n *Node) openPeers() (err error) {
 	n.serving().Handle(kindHop, hops.handle)
 	n.transport.Handle(kindStatus, n.handleStatus)
 	n.transport.Handle(kindDiskLow, n.handleDiskLow)
+	n.transport.Handle(kindCompare, n.comparer.handle)
 	n.onClose(func() error { n.cursors.close(); return nil })
 	return nil
 }

@@ -34,6 +34,7 @@ type replicaSet struct {
 	clock       *hlc.Clock
 	room        func(group *replication.Group, deletes bool) error // see replica.room
 	beforeApply func(partition.ID, []replication.Entry)            // see stateMachine
+	comparer    *comparer
 
 	following sync.Mutex // one follow at a time
 
@@ -123,6 +124,7 @@ func (s *replicaSet) add(ring *control.State, p partition.ID, placed control.Rep
 	}
 	preferred := ring.Partitions[p].Replicas[0].Node == s.self
 	machine := stateMachine{partition: p, state: state, exchange: s.exchange, beforeApply: s.beforeApply}
+	state.OnCheck(s.comparer.seeing(p))
 	parts, err := s.opener.openGroup(name, machine, first, preferred)
 	if err != nil {
 		return s.notOpened(name, err)

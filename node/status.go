@@ -34,6 +34,8 @@ type nodeStatus struct {
 	Tentative      []tentativeStatus  `json:",omitempty"`
 	// Lost are its replicas that are out of service.
 	Lost []outage `json:",omitempty"`
+	// Compared are the last comparisons of replicas that it has made.
+	Compared []comparison `json:",omitempty"`
 	// HeldBack is how many partitions that the node leads keep tombstones because
 	// of which nodes.
 	HeldBack map[partition.NodeID]int `json:",omitempty"`
@@ -85,6 +87,19 @@ func (s nodeStatus) outage(p partition.ID) *outage {
 		}
 	}
 	return nil
+}
+
+// lastComparisons are the newest comparisons of the partitions that any node has made.
+func lastComparisons(statuses map[partition.NodeID]nodeStatus) map[partition.ID]comparison {
+	last := map[partition.ID]comparison{}
+	for _, status := range statuses {
+		for _, found := range status.Compared {
+			if found.Time.After(last[found.Partition].Time) {
+				last[found.Partition] = found
+			}
+		}
+	}
+	return last
 }
 
 // lostReplicas are the nodes whose replica of a partition is out of service, by

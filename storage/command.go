@@ -81,7 +81,8 @@ type Command struct {
 
 // CommandResult is what a command came to when it was applied.
 type CommandResult struct {
-	// Version is the write's version; zero if its condition failed.
+	// Version is the write's version; zero if its condition failed. For a check it has
+	// the index of its entry.
 	Version Version
 	// Existed says whether the key had a value before. It is told of deletes
 	// and of writes with a condition only: a plain put does not look.

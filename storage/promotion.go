@@ -120,6 +120,7 @@ type PromotionResult struct {
 //	  unless it is a delete: value length (4) | value
 //	floor:     format (1) = 6 | floor (8) | tombstones to collect at most (8)
 //	forfeit:   format (1) = 4 | node length (1) | node
+//	check:     format (1) = 7 | id (16)
 //
 // with all numbers little endian, and nothing after it. Logs of former releases
 // have promotions of format 2, without lived and limits, and floors of format 3,
@@ -130,6 +131,7 @@ const (
 	forfeitFormat         = 4
 	promotionFormat       = 5
 	floorFormat           = 6
+	checkFormat           = 7
 
 	promotionFixedLen       = 1 + 8 + 8 + ledgerLimitsLen + 2
 	formerPromotionFixedLen = 1 + 8 + 2
@@ -309,10 +311,11 @@ type otherCommand struct {
 	floor     uint64
 	collect   uint64
 	forfeit   partition.NodeID
+	check     CheckID
 }
 
 func decodeAnyCommand(b []byte, nodes *nodeNames) (anyCommand, error) {
-	if len(b) == 0 || b[0] < formerPromotionFormat || b[0] > floorFormat {
+	if len(b) == 0 || b[0] < formerPromotionFormat || b[0] > checkFormat {
 		c, err := decodeCommand(b, nodes)
 		return anyCommand{Command: c}, err
 	}
@@ -327,10 +330,12 @@ func decodeAnyCommand(b []byte, nodes *nodeNames) (anyCommand, error) {
 		o.format, o.floor, o.collect = floorFormat, d.uint64(), formerCollect
 	case floorFormat:
 		o.floor, o.collect = d.uint64(), d.uint64()
-	default:
+	case forfeitFormat:
 		o.forfeit = nodes.name(d.bytes(int(d.byte())))
+	case checkFormat:
+		copy(o.check[:], d.bytes(len(o.check)))
 	}
-	if d.short || len(d.rest) != 0 || o.floor == 0 && o.forfeit == "" {
+	if d.short || len(d.rest) != 0 || o.floor == 0 && o.forfeit == "" && o.check == (CheckID{}) {
 		return anyCommand{}, corrupt("command of format %d and %d bytes", o.format, len(b))
 	}
 	return anyCommand{other: o}, nil

@@ -66,6 +66,7 @@ func FuzzDecodePromotion(f *testing.F) {
 	}
 	f.Add(encodeAny(f, uint64(7)))
 	f.Add(encodeAny(f, nodeIDs[0]))
+	f.Add(AppendCheck(nil, CheckID{1}))
 	f.Add([]byte{promotionFormat, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := decodeAnyCommand(b, nil)
@@ -90,6 +91,8 @@ func FuzzDecodePromotion(f *testing.F) {
 			}
 		case forfeitFormat:
 			again = encodeAny(t, c.other.forfeit)
+		case checkFormat:
+			again = AppendCheck(nil, c.other.check)
 		}
 		if !bytes.Equal(again, b) {
 			t.Fatalf("%x decodes, but encodes as %x", b, again)

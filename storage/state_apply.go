@@ -97,6 +97,7 @@ func (r *ReplicaState) apply(entries []ApplyEntry) ([][]CommandResult, error) {
 	}
 	r.batch.Reset()
 	r.overlay.clear()
+	r.checks = r.checks[:0]
 	r.beginLedger()
 	results := make([][]CommandResult, len(entries))
 	commands, flat := r.commands, make([]CommandResult, len(r.commands))
@@ -118,10 +119,11 @@ func (r *ReplicaState) apply(entries []ApplyEntry) ([][]CommandResult, error) {
 		}
 		commands = commands[n:]
 		at = position{e.Index, e.Term}
-		if r.batch.Len() > maxApplyBatchBytes || i == len(entries)-1 {
+		if r.batch.Len() > maxApplyBatchBytes || i == len(entries)-1 || len(r.checks) > 0 {
 			if err := r.write(at); err != nil {
 				return nil, err
 			}
+			r.showChecks()
 		}
 	}
 	return results, nil

@@ -18,6 +18,12 @@ func (r *ReplicaState) applyOther(index uint64, o *otherCommand, result *Command
 		return err
 	case floorFormat:
 		return r.applyFloor(index, o.floor, o.collect)
+	case checkFormat:
+		result.Version.Index = index
+		if r.onCheck != nil {
+			r.checks = append(r.checks, o.check)
+		}
+		return nil
 	case forfeitFormat:
 		if _, done := r.change.forfeited[o.forfeit]; done {
 			return nil

@@ -33,6 +33,8 @@ type ReplicaState struct {
 	commands []anyCommand
 	overlay  overlay
 	change   ledgerChange
+	checks   []CheckID // of the entry in hand
+	onCheck  func(CheckID, *ReplicaView)
 
 	// replacing is held for writing while the whole range is exchanged, and
 	// for reading while a view opens or a record is looked up: neither may see

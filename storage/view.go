@@ -32,11 +32,16 @@ var errViewClosed = errors.New("the view is closed")
 
 // View pins the replica as it is now.
 func (r *ReplicaState) View() (*ReplicaView, error) {
-	s := r.state
-	if err := s.enter(); err != nil {
+	if err := r.state.enter(); err != nil {
 		return nil, err
 	}
-	defer s.leave()
+	defer r.state.leave()
+	return r.pin()
+}
+
+// pin is View for a caller that has entered the state.
+func (r *ReplicaState) pin() (*ReplicaView, error) {
+	s := r.state
 	r.replacing.RLock()
 	defer r.replacing.RUnlock()
 	if r.destroyed.Load() {

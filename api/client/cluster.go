@@ -36,6 +36,23 @@ func (c *Client) TransferLeadership(ctx context.Context, partition uint32, to st
 	})
 }
 
+// CompareReplicas compares the replicas of a partition, byte for byte, and returns
+// when that is decided. Each look at it takes as long as any other call; ctx bounds
+// all of them together.
+func (c *Client) CompareReplicas(ctx context.Context, partition uint32, opts ...CallOption) (*capstanv1.Comparison, error) {
+	request := &capstanv1.CompareReplicasRequest{Partition: partition}
+	for {
+		m, err := invoke(ctx, c, call{op: "compare"}, callSettings(opts), func(ctx context.Context, n *node) (*capstanv1.CompareReplicasResponse, string, error) {
+			m, err := n.cluster.CompareReplicas(ctx, request)
+			return m, "", err
+		})
+		if err != nil || m.GetComparison().GetResult() != capstanv1.ComparisonResult_COMPARISON_RESULT_PENDING {
+			return m.GetComparison(), err
+		}
+		request.Id = m.GetId()
+	}
+}
+
 // DrainNode moves everything off a node, by name or id.
 func (c *Client) DrainNode(ctx context.Context, name string, opts ...CallOption) (*capstanv1.DrainNodeResponse, error) {
 	request := &capstanv1.DrainNodeRequest{Node: name}

@@ -130,7 +130,7 @@ func statusOf(e *client.Error) int {
 
 // readOps are the calls that write nothing, so that nobody asks whether they
 // did.
-var readOps = map[string]bool{"get": true, "scan": true, "status": true, "locate": true, "refresh": true, "await": true, "conflicts": true, "get cut": true}
+var readOps = map[string]bool{"get": true, "scan": true, "status": true, "locate": true, "refresh": true, "await": true, "conflicts": true, "get cut": true, "compare": true}
 
 // orderOps are the calls that change the cluster and write no key.
 var orderOps = map[string]bool{"transfer leadership": true, "drain node": true, "remove node": true, "set cut": true}

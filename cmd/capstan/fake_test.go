@@ -120,6 +120,8 @@ type fake struct {
 	url  string
 	stop func()
 
+	compared []capstanv1.ComparisonResult // by partition
+
 	mu         sync.Mutex
 	got        []proto.Message // the requests
 	fail       error
@@ -256,6 +258,17 @@ func (f *fake) GetStatus(context.Context, *capstanv1.GetStatusRequest) (*capstan
 
 func (f *fake) LocateKey(_ context.Context, r *capstanv1.LocateKeyRequest) (*capstanv1.LocateKeyResponse, error) {
 	return f.locate, cmp.Or(f.enter(r), f.failLocate)
+}
+
+func (f *fake) CompareReplicas(_ context.Context, r *capstanv1.CompareReplicasRequest) (*capstanv1.CompareReplicasResponse, error) {
+	found := &capstanv1.Comparison{Partition: r.GetPartition(), Index: 12, Result: f.compared[r.GetPartition()]}
+	if len(r.GetId()) == 0 { // the first look is too early
+		found.Result = capstanv1.ComparisonResult_COMPARISON_RESULT_PENDING
+	}
+	found.Replicas = append(found.Replicas,
+		&capstanv1.ReplicaDigest{Node: "n1", Digest: []byte("0123456789"), Records: 7, Bytes: 900},
+		&capstanv1.ReplicaDigest{Node: "n2", Refusal: "quarantined: its table is damaged"})
+	return &capstanv1.CompareReplicasResponse{Id: []byte("an id"), Comparison: found}, f.enter(r)
 }
 
 func (f *fake) TransferLeadership(_ context.Context, r *capstanv1.TransferLeadershipRequest) (*capstanv1.TransferLeadershipResponse, error) {

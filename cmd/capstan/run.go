@@ -72,7 +72,7 @@ pending; 5 (serve) the cluster refuses the data directory for good.`,
 		}
 	}
 	add("data", p.getCommand(), p.putCommand(), p.deleteCommand(), p.scanCommand(), p.awaitCommand(), p.conflictsCommand())
-	add("cluster", p.statusCommand(), p.ringCommand(), p.explainCommand(), p.nodeCommand(), p.leaderCommand(), p.chaosCommand())
+	add("cluster", p.statusCommand(), p.ringCommand(), p.verifyCommand(), p.explainCommand(), p.nodeCommand(), p.leaderCommand(), p.chaosCommand())
 	add("run", p.demoCommand(), p.serveCommand(), p.benchCommand(), p.versionCommand())
 	completeNoFiles(root)
 	return root

@@ -33,6 +33,14 @@ type Snapshot struct {
 	Quarantined   int    // replicas of this node that are out of service for good
 	Unopened      int    // replicas of this node that could not be opened at this start
 	Disk          Disk
+	Compared      Compared
+}
+
+// Compared counts the comparisons of replicas that the node has made, by what they
+// found.
+type Compared struct {
+	Equal, Different, Incomplete uint64
+	Last                         time.Time // zero: none yet
 }
 
 // Disk is the one that the data directory is on; zero if nobody can tell.
@@ -181,6 +189,8 @@ var (
 	dbTables      = gauge("pebble_table_files", "Table files.", "database")
 
 	quarantined = gauge("quarantined_replicas", "Replicas of this node that were found wrong and are out of service for good.")
+	compared    = gauge("replica_comparisons_total", "Comparisons of a partition's replicas made by this node, by result: equal, different, incomplete (some did not answer).", "result")
+	comparedAt  = gauge("replica_comparison_last_seconds", "When the last of them ended, as a Unix time; 0: none yet.")
 	unopened    = gauge("unopened_replicas", "Replicas of this node that could not be opened; the next start tries again.")
 
 	tentativeBacklog = gauge("tentative_backlog", "Eventual writes held here that are not decided as far as this node knows.", "partition")
@@ -218,6 +228,7 @@ var all = []*prometheus.Desc{
 	tentativeBacklog, tentativeHints, tentativeOldest, tentativeDisk, tentativeDiskMax, tentativeMem, tentativeMemMax,
 	superseded, conflictsListed, conflictsDropped, floorIndex, logDropped, quarantined, unopened,
 	diskFree, diskTotal, diskReserved,
+	compared, comparedAt,
 }
 
 type collector struct{ snapshot func() Snapshot }
@@ -256,6 +267,14 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 		set(diskTotal, float64(s.Disk.TotalBytes))
 		set(diskReserved, float64(s.Disk.ReservedBytes))
 	}
+	count(compared, float64(s.Compared.Equal), "equal")
+	count(compared, float64(s.Compared.Different), "different")
+	count(compared, float64(s.Compared.Incomplete), "incomplete")
+	last := 0.0
+	if !s.Compared.Last.IsZero() {
+		last = float64(s.Compared.Last.Unix())
+	}
+	set(comparedAt, last)
 	group("control", s.Control)
 	for _, p := range s.Partitions {
 		group(p.ID, p.Group)

@@ -660,7 +660,9 @@ type Comparison struct {
 	// One for each replica.
 	Replicas []*ReplicaDigest `protobuf:"bytes,3,rep,name=replicas,proto3" json:"replicas,omitempty"`
 	// When it ended, by the clock of the node that compared.
-	Time          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	Time *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	// Id of the partition.
+	Partition     uint32 `protobuf:"varint,5,opt,name=partition,proto3" json:"partition,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -721,6 +723,13 @@ func (x *Comparison) GetTime() *timestamppb.Timestamp {
 		return x.Time
 	}
 	return nil
+}
+
+func (x *Comparison) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
 }
 
 // ReplicaDigest is one replica's part in a comparison.
@@ -1283,6 +1292,116 @@ func (x *TransferLeadershipResponse) GetLeader() string {
 	return ""
 }
 
+// CompareReplicasRequest asks for a comparison of a partition's replicas.
+type CompareReplicasRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the partition.
+	Partition uint32 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
+	// Id of a comparison that was answered with PENDING; empty: a new one.
+	Id            []byte `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompareReplicasRequest) Reset() {
+	*x = CompareReplicasRequest{}
+	mi := &file_capstan_v1_cluster_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompareReplicasRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompareReplicasRequest) ProtoMessage() {}
+
+func (x *CompareReplicasRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_capstan_v1_cluster_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompareReplicasRequest.ProtoReflect.Descriptor instead.
+func (*CompareReplicasRequest) Descriptor() ([]byte, []int) {
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *CompareReplicasRequest) GetPartition() uint32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *CompareReplicasRequest) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+// CompareReplicasResponse is the answer to CompareReplicasRequest.
+type CompareReplicasResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the comparison.
+	Id []byte `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What it has found so far.
+	Comparison    *Comparison `protobuf:"bytes,2,opt,name=comparison,proto3" json:"comparison,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompareReplicasResponse) Reset() {
+	*x = CompareReplicasResponse{}
+	mi := &file_capstan_v1_cluster_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompareReplicasResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompareReplicasResponse) ProtoMessage() {}
+
+func (x *CompareReplicasResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_capstan_v1_cluster_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompareReplicasResponse.ProtoReflect.Descriptor instead.
+func (*CompareReplicasResponse) Descriptor() ([]byte, []int) {
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *CompareReplicasResponse) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *CompareReplicasResponse) GetComparison() *Comparison {
+	if x != nil {
+		return x.Comparison
+	}
+	return nil
+}
+
 // SetCutRequest tells a node whom not to talk to.
 type SetCutRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1294,7 +1413,7 @@ type SetCutRequest struct {
 
 func (x *SetCutRequest) Reset() {
 	*x = SetCutRequest{}
-	mi := &file_capstan_v1_cluster_proto_msgTypes[17]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1306,7 +1425,7 @@ func (x *SetCutRequest) String() string {
 func (*SetCutRequest) ProtoMessage() {}
 
 func (x *SetCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_capstan_v1_cluster_proto_msgTypes[17]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1319,7 +1438,7 @@ func (x *SetCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetCutRequest.ProtoReflect.Descriptor instead.
 func (*SetCutRequest) Descriptor() ([]byte, []int) {
-	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{17}
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SetCutRequest) GetNodes() []string {
@@ -1338,7 +1457,7 @@ type SetCutResponse struct {
 
 func (x *SetCutResponse) Reset() {
 	*x = SetCutResponse{}
-	mi := &file_capstan_v1_cluster_proto_msgTypes[18]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1350,7 +1469,7 @@ func (x *SetCutResponse) String() string {
 func (*SetCutResponse) ProtoMessage() {}
 
 func (x *SetCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_capstan_v1_cluster_proto_msgTypes[18]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1363,7 +1482,7 @@ func (x *SetCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetCutResponse.ProtoReflect.Descriptor instead.
 func (*SetCutResponse) Descriptor() ([]byte, []int) {
-	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{18}
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 // GetCutRequest has no options.
@@ -1375,7 +1494,7 @@ type GetCutRequest struct {
 
 func (x *GetCutRequest) Reset() {
 	*x = GetCutRequest{}
-	mi := &file_capstan_v1_cluster_proto_msgTypes[19]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1387,7 +1506,7 @@ func (x *GetCutRequest) String() string {
 func (*GetCutRequest) ProtoMessage() {}
 
 func (x *GetCutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_capstan_v1_cluster_proto_msgTypes[19]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1400,7 +1519,7 @@ func (x *GetCutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCutRequest.ProtoReflect.Descriptor instead.
 func (*GetCutRequest) Descriptor() ([]byte, []int) {
-	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{19}
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 // GetCutResponse is the answer to GetCutRequest.
@@ -1414,7 +1533,7 @@ type GetCutResponse struct {
 
 func (x *GetCutResponse) Reset() {
 	*x = GetCutResponse{}
-	mi := &file_capstan_v1_cluster_proto_msgTypes[20]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1545,7 @@ func (x *GetCutResponse) String() string {
 func (*GetCutResponse) ProtoMessage() {}
 
 func (x *GetCutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_capstan_v1_cluster_proto_msgTypes[20]
+	mi := &file_capstan_v1_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1558,7 @@ func (x *GetCutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCutResponse.ProtoReflect.Descriptor instead.
 func (*GetCutResponse) Descriptor() ([]byte, []int) {
-	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{20}
+	return file_capstan_v1_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetCutResponse) GetNodes() []string {
@@ -1500,13 +1619,14 @@ const file_capstan_v1_cluster_proto_rawDesc = "" +
 	"\vquarantined\x18\x01 \x01(\bR\vquarantined\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x120\n" +
 	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x16\n" +
-	"\x06remedy\x18\x04 \x01(\tR\x06remedy\"\xbf\x01\n" +
+	"\x06remedy\x18\x04 \x01(\tR\x06remedy\"\xdd\x01\n" +
 	"\n" +
 	"Comparison\x124\n" +
 	"\x06result\x18\x01 \x01(\x0e2\x1c.capstan.v1.ComparisonResultR\x06result\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x125\n" +
 	"\breplicas\x18\x03 \x03(\v2\x19.capstan.v1.ReplicaDigestR\breplicas\x12.\n" +
-	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\x85\x01\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1c\n" +
+	"\tpartition\x18\x05 \x01(\rR\tpartition\"\x85\x01\n" +
 	"\rReplicaDigest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x18\n" +
@@ -1538,7 +1658,15 @@ const file_capstan_v1_cluster_proto_rawDesc = "" +
 	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\"4\n" +
 	"\x1aTransferLeadershipResponse\x12\x16\n" +
-	"\x06leader\x18\x01 \x01(\tR\x06leader\"%\n" +
+	"\x06leader\x18\x01 \x01(\tR\x06leader\"F\n" +
+	"\x16CompareReplicasRequest\x12\x1c\n" +
+	"\tpartition\x18\x01 \x01(\rR\tpartition\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\fR\x02id\"a\n" +
+	"\x17CompareReplicasResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x126\n" +
+	"\n" +
+	"comparison\x18\x02 \x01(\v2\x16.capstan.v1.ComparisonR\n" +
+	"comparison\"%\n" +
 	"\rSetCutRequest\x12\x14\n" +
 	"\x05nodes\x18\x01 \x03(\tR\x05nodes\"\x10\n" +
 	"\x0eSetCutResponse\"\x0f\n" +
@@ -1556,14 +1684,15 @@ const file_capstan_v1_cluster_proto_rawDesc = "" +
 	"\x17COMPARISON_RESULT_EQUAL\x10\x01\x12\x1f\n" +
 	"\x1bCOMPARISON_RESULT_DIFFERENT\x10\x02\x12 \n" +
 	"\x1cCOMPARISON_RESULT_INCOMPLETE\x10\x03\x12\x1d\n" +
-	"\x19COMPARISON_RESULT_PENDING\x10\x042\xaa\x03\n" +
+	"\x19COMPARISON_RESULT_PENDING\x10\x042\x86\x04\n" +
 	"\x0eClusterService\x12M\n" +
 	"\tGetStatus\x12\x1c.capstan.v1.GetStatusRequest\x1a\x1d.capstan.v1.GetStatusResponse\"\x03\x90\x02\x01\x12M\n" +
 	"\tLocateKey\x12\x1c.capstan.v1.LocateKeyRequest\x1a\x1d.capstan.v1.LocateKeyResponse\"\x03\x90\x02\x01\x12H\n" +
 	"\tDrainNode\x12\x1c.capstan.v1.DrainNodeRequest\x1a\x1d.capstan.v1.DrainNodeResponse\x12K\n" +
 	"\n" +
 	"RemoveNode\x12\x1d.capstan.v1.RemoveNodeRequest\x1a\x1e.capstan.v1.RemoveNodeResponse\x12c\n" +
-	"\x12TransferLeadership\x12%.capstan.v1.TransferLeadershipRequest\x1a&.capstan.v1.TransferLeadershipResponse2\x95\x01\n" +
+	"\x12TransferLeadership\x12%.capstan.v1.TransferLeadershipRequest\x1a&.capstan.v1.TransferLeadershipResponse\x12Z\n" +
+	"\x0fCompareReplicas\x12\".capstan.v1.CompareReplicasRequest\x1a#.capstan.v1.CompareReplicasResponse2\x95\x01\n" +
 	"\fChaosService\x12?\n" +
 	"\x06SetCut\x12\x19.capstan.v1.SetCutRequest\x1a\x1a.capstan.v1.SetCutResponse\x12D\n" +
 	"\x06GetCut\x12\x19.capstan.v1.GetCutRequest\x1a\x1a.capstan.v1.GetCutResponse\"\x03\x90\x02\x01B8Z6github.com/capstan-kv/capstan/api/capstan/v1;capstanv1b\x06proto3"
@@ -1581,7 +1710,7 @@ func file_capstan_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_capstan_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_capstan_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_capstan_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_capstan_v1_cluster_proto_goTypes = []any{
 	(NodeState)(0),                     // 0: capstan.v1.NodeState
 	(ComparisonResult)(0),              // 1: capstan.v1.ComparisonResult
@@ -1602,12 +1731,14 @@ var file_capstan_v1_cluster_proto_goTypes = []any{
 	(*RemoveNodeResponse)(nil),         // 16: capstan.v1.RemoveNodeResponse
 	(*TransferLeadershipRequest)(nil),  // 17: capstan.v1.TransferLeadershipRequest
 	(*TransferLeadershipResponse)(nil), // 18: capstan.v1.TransferLeadershipResponse
-	(*SetCutRequest)(nil),              // 19: capstan.v1.SetCutRequest
-	(*SetCutResponse)(nil),             // 20: capstan.v1.SetCutResponse
-	(*GetCutRequest)(nil),              // 21: capstan.v1.GetCutRequest
-	(*GetCutResponse)(nil),             // 22: capstan.v1.GetCutResponse
-	(*timestamppb.Timestamp)(nil),      // 23: google.protobuf.Timestamp
-	(Consistency)(0),                   // 24: capstan.v1.Consistency
+	(*CompareReplicasRequest)(nil),     // 19: capstan.v1.CompareReplicasRequest
+	(*CompareReplicasResponse)(nil),    // 20: capstan.v1.CompareReplicasResponse
+	(*SetCutRequest)(nil),              // 21: capstan.v1.SetCutRequest
+	(*SetCutResponse)(nil),             // 22: capstan.v1.SetCutResponse
+	(*GetCutRequest)(nil),              // 23: capstan.v1.GetCutRequest
+	(*GetCutResponse)(nil),             // 24: capstan.v1.GetCutResponse
+	(*timestamppb.Timestamp)(nil),      // 25: google.protobuf.Timestamp
+	(Consistency)(0),                   // 26: capstan.v1.Consistency
 }
 var file_capstan_v1_cluster_proto_depIdxs = []int32{
 	4,  // 0: capstan.v1.GetStatusResponse.nodes:type_name -> capstan.v1.Node
@@ -1616,31 +1747,34 @@ var file_capstan_v1_cluster_proto_depIdxs = []int32{
 	6,  // 3: capstan.v1.Partition.replicas:type_name -> capstan.v1.Replica
 	8,  // 4: capstan.v1.Partition.comparison:type_name -> capstan.v1.Comparison
 	7,  // 5: capstan.v1.Replica.outage:type_name -> capstan.v1.Outage
-	23, // 6: capstan.v1.Outage.since:type_name -> google.protobuf.Timestamp
+	25, // 6: capstan.v1.Outage.since:type_name -> google.protobuf.Timestamp
 	1,  // 7: capstan.v1.Comparison.result:type_name -> capstan.v1.ComparisonResult
 	9,  // 8: capstan.v1.Comparison.replicas:type_name -> capstan.v1.ReplicaDigest
-	23, // 9: capstan.v1.Comparison.time:type_name -> google.protobuf.Timestamp
+	25, // 9: capstan.v1.Comparison.time:type_name -> google.protobuf.Timestamp
 	12, // 10: capstan.v1.LocateKeyResponse.routes:type_name -> capstan.v1.Route
-	24, // 11: capstan.v1.Route.consistency:type_name -> capstan.v1.Consistency
-	2,  // 12: capstan.v1.ClusterService.GetStatus:input_type -> capstan.v1.GetStatusRequest
-	10, // 13: capstan.v1.ClusterService.LocateKey:input_type -> capstan.v1.LocateKeyRequest
-	13, // 14: capstan.v1.ClusterService.DrainNode:input_type -> capstan.v1.DrainNodeRequest
-	15, // 15: capstan.v1.ClusterService.RemoveNode:input_type -> capstan.v1.RemoveNodeRequest
-	17, // 16: capstan.v1.ClusterService.TransferLeadership:input_type -> capstan.v1.TransferLeadershipRequest
-	19, // 17: capstan.v1.ChaosService.SetCut:input_type -> capstan.v1.SetCutRequest
-	21, // 18: capstan.v1.ChaosService.GetCut:input_type -> capstan.v1.GetCutRequest
-	3,  // 19: capstan.v1.ClusterService.GetStatus:output_type -> capstan.v1.GetStatusResponse
-	11, // 20: capstan.v1.ClusterService.LocateKey:output_type -> capstan.v1.LocateKeyResponse
-	14, // 21: capstan.v1.ClusterService.DrainNode:output_type -> capstan.v1.DrainNodeResponse
-	16, // 22: capstan.v1.ClusterService.RemoveNode:output_type -> capstan.v1.RemoveNodeResponse
-	18, // 23: capstan.v1.ClusterService.TransferLeadership:output_type -> capstan.v1.TransferLeadershipResponse
-	20, // 24: capstan.v1.ChaosService.SetCut:output_type -> capstan.v1.SetCutResponse
-	22, // 25: capstan.v1.ChaosService.GetCut:output_type -> capstan.v1.GetCutResponse
-	19, // [19:26] is the sub-list for method output_type
-	12, // [12:19] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	26, // 11: capstan.v1.Route.consistency:type_name -> capstan.v1.Consistency
+	8,  // 12: capstan.v1.CompareReplicasResponse.comparison:type_name -> capstan.v1.Comparison
+	2,  // 13: capstan.v1.ClusterService.GetStatus:input_type -> capstan.v1.GetStatusRequest
+	10, // 14: capstan.v1.ClusterService.LocateKey:input_type -> capstan.v1.LocateKeyRequest
+	13, // 15: capstan.v1.ClusterService.DrainNode:input_type -> capstan.v1.DrainNodeRequest
+	15, // 16: capstan.v1.ClusterService.RemoveNode:input_type -> capstan.v1.RemoveNodeRequest
+	17, // 17: capstan.v1.ClusterService.TransferLeadership:input_type -> capstan.v1.TransferLeadershipRequest
+	19, // 18: capstan.v1.ClusterService.CompareReplicas:input_type -> capstan.v1.CompareReplicasRequest
+	21, // 19: capstan.v1.ChaosService.SetCut:input_type -> capstan.v1.SetCutRequest
+	23, // 20: capstan.v1.ChaosService.GetCut:input_type -> capstan.v1.GetCutRequest
+	3,  // 21: capstan.v1.ClusterService.GetStatus:output_type -> capstan.v1.GetStatusResponse
+	11, // 22: capstan.v1.ClusterService.LocateKey:output_type -> capstan.v1.LocateKeyResponse
+	14, // 23: capstan.v1.ClusterService.DrainNode:output_type -> capstan.v1.DrainNodeResponse
+	16, // 24: capstan.v1.ClusterService.RemoveNode:output_type -> capstan.v1.RemoveNodeResponse
+	18, // 25: capstan.v1.ClusterService.TransferLeadership:output_type -> capstan.v1.TransferLeadershipResponse
+	20, // 26: capstan.v1.ClusterService.CompareReplicas:output_type -> capstan.v1.CompareReplicasResponse
+	22, // 27: capstan.v1.ChaosService.SetCut:output_type -> capstan.v1.SetCutResponse
+	24, // 28: capstan.v1.ChaosService.GetCut:output_type -> capstan.v1.GetCutResponse
+	21, // [21:29] is the sub-list for method output_type
+	13, // [13:21] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_capstan_v1_cluster_proto_init() }
@@ -1655,7 +1789,7 @@ func file_capstan_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_capstan_v1_cluster_proto_rawDesc), len(file_capstan_v1_cluster_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

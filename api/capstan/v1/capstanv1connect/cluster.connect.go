@@ -50,6 +50,9 @@ const (
 	// ClusterServiceTransferLeadershipProcedure is the fully-qualified name of the ClusterService's
 	// TransferLeadership RPC.
 	ClusterServiceTransferLeadershipProcedure = "/capstan.v1.ClusterService/TransferLeadership"
+	// ClusterServiceCompareReplicasProcedure is the fully-qualified name of the ClusterService's
+	// CompareReplicas RPC.
+	ClusterServiceCompareReplicasProcedure = "/capstan.v1.ClusterService/CompareReplicas"
 	// ChaosServiceSetCutProcedure is the fully-qualified name of the ChaosService's SetCut RPC.
 	ChaosServiceSetCutProcedure = "/capstan.v1.ChaosService/SetCut"
 	// ChaosServiceGetCutProcedure is the fully-qualified name of the ChaosService's GetCut RPC.
@@ -74,6 +77,11 @@ type ClusterServiceClient interface {
 	// TransferLeadership hands a partition's leadership to another of its voters
 	// and returns once that one leads.
 	TransferLeadership(context.Context, *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error)
+	// CompareReplicas compares the replicas of a partition, byte for byte, each as
+	// it is after the same log entry. A replica that differs from the majority is
+	// quarantined. It answers PENDING before its deadline; ask again then, any
+	// node, with the id of the answer.
+	CompareReplicas(context.Context, *v1.CompareReplicasRequest) (*v1.CompareReplicasResponse, error)
 }
 
 // NewClusterServiceClient constructs a client for the capstan.v1.ClusterService service. By
@@ -119,6 +127,12 @@ func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(clusterServiceMethods.ByName("TransferLeadership")),
 			connect.WithClientOptions(opts...),
 		),
+		compareReplicas: connect.NewClient[v1.CompareReplicasRequest, v1.CompareReplicasResponse](
+			httpClient,
+			baseURL+ClusterServiceCompareReplicasProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("CompareReplicas")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -129,6 +143,7 @@ type clusterServiceClient struct {
 	drainNode          *connect.Client[v1.DrainNodeRequest, v1.DrainNodeResponse]
 	removeNode         *connect.Client[v1.RemoveNodeRequest, v1.RemoveNodeResponse]
 	transferLeadership *connect.Client[v1.TransferLeadershipRequest, v1.TransferLeadershipResponse]
+	compareReplicas    *connect.Client[v1.CompareReplicasRequest, v1.CompareReplicasResponse]
 }
 
 // GetStatus calls capstan.v1.ClusterService.GetStatus.
@@ -176,6 +191,15 @@ func (c *clusterServiceClient) TransferLeadership(ctx context.Context, req *v1.T
 	return nil, err
 }
 
+// CompareReplicas calls capstan.v1.ClusterService.CompareReplicas.
+func (c *clusterServiceClient) CompareReplicas(ctx context.Context, req *v1.CompareReplicasRequest) (*v1.CompareReplicasResponse, error) {
+	response, err := c.compareReplicas.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ClusterServiceHandler is an implementation of the capstan.v1.ClusterService service.
 type ClusterServiceHandler interface {
 	// GetStatus tells nodes, partitions and replicas, as this node sees them: it
@@ -194,6 +218,11 @@ type ClusterServiceHandler interface {
 	// TransferLeadership hands a partition's leadership to another of its voters
 	// and returns once that one leads.
 	TransferLeadership(context.Context, *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error)
+	// CompareReplicas compares the replicas of a partition, byte for byte, each as
+	// it is after the same log entry. A replica that differs from the majority is
+	// quarantined. It answers PENDING before its deadline; ask again then, any
+	// node, with the id of the answer.
+	CompareReplicas(context.Context, *v1.CompareReplicasRequest) (*v1.CompareReplicasResponse, error)
 }
 
 // NewClusterServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -235,6 +264,12 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 		connect.WithSchema(clusterServiceMethods.ByName("TransferLeadership")),
 		connect.WithHandlerOptions(opts...),
 	)
+	clusterServiceCompareReplicasHandler := connect.NewUnaryHandlerSimple(
+		ClusterServiceCompareReplicasProcedure,
+		svc.CompareReplicas,
+		connect.WithSchema(clusterServiceMethods.ByName("CompareReplicas")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/capstan.v1.ClusterService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ClusterServiceGetStatusProcedure:
@@ -247,6 +282,8 @@ func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.Handler
 			clusterServiceRemoveNodeHandler.ServeHTTP(w, r)
 		case ClusterServiceTransferLeadershipProcedure:
 			clusterServiceTransferLeadershipHandler.ServeHTTP(w, r)
+		case ClusterServiceCompareReplicasProcedure:
+			clusterServiceCompareReplicasHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -274,6 +311,10 @@ func (UnimplementedClusterServiceHandler) RemoveNode(context.Context, *v1.Remove
 
 func (UnimplementedClusterServiceHandler) TransferLeadership(context.Context, *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("capstan.v1.ClusterService.TransferLeadership is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) CompareReplicas(context.Context, *v1.CompareReplicasRequest) (*v1.CompareReplicasResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("capstan.v1.ClusterService.CompareReplicas is not implemented"))
 }
 
 // ChaosServiceClient is a client for the capstan.v1.ChaosService service.
