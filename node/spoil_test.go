@@ -2,9 +2,13 @@ package node
 
 import (
 	"encoding/binary"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/capstan-kv/capstan/partition"
 	"github.com/capstan-kv/capstan/storage"
@@ -23,6 +27,38 @@ func (m *machine) editState(edit func(db *pebble.DB) error) {
 	if err := db.Close(); err != nil {
 		m.world.t.Fatal(err)
 	}
+	if err := m.forgetMarks(); err != nil {
+		m.world.t.Fatal(err)
+	}
+}
+
+// forgetMarks makes the directory one that has no marks yet. Those that it had do not
+// fit files that were edited behind them.
+func (m *machine) forgetMarks() error {
+	file, err := m.disk.Open("data/node.json")
+	if err != nil {
+		return err
+	}
+	text, err := io.ReadAll(file)
+	if err := errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	var record map[string]json.RawMessage // numbers as they are
+	if err := json.Unmarshal(text, &record); err != nil {
+		return err
+	}
+	delete(record, "marks")
+	if text, err = json.Marshal(record); err != nil {
+		return err
+	}
+	if file, err = m.disk.Create("data/node.json", vfs.WriteCategoryUnspecified); err != nil {
+		return err
+	}
+	_, err = file.Write(text)
+	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return err
+	}
+	return m.disk.Remove("data/marks")
 }
 
 type quiet struct{}
