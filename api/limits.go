@@ -101,7 +101,7 @@ const (
 	maxHeaderBytes = 64 << 10
 	// maxConcurrentStreams is per connection. Go's client opens another connection
 	// beyond it.
-	maxConcurrentStreams = 250
+	maxConcurrentStreams = 1024
 	pingAfter            = 30 * time.Second // an HTTP/2 peer that is silent so long is asked
 	pingTimeout          = 15 * time.Second // and given up when it does not answer
 )

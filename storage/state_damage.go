@@ -178,7 +178,7 @@ func (s *State) seeBorders(start, end []byte) (err error) {
 	}
 	if err := it.Error(); err != nil {
 		// Not an ErrStateDamaged: it is another replica's.
-		return fmt.Errorf("what is stored beside it cannot be read: %v", stateDamage(err))
+		return fmt.Errorf("what is stored beside it cannot be read: %s", stateDamage(err).Error())
 	}
 	return nil
 }

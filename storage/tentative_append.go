@@ -236,7 +236,7 @@ func (t *TentativeLog) encode(b *pebble.Batch, ops []*tentativeOp, raised tentat
 		}
 	}
 	for kind, index := range raised {
-		if err := b.Set(tentativeKey(t.partition, kind, 0), appendTentativeIndex(nil, index), nil); err != nil {
+		if err := b.Set(tentativeKey(t.partition, kind, 0), encodeTentativeIndex(index), nil); err != nil {
 			return err
 		}
 	}

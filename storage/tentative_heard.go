@@ -89,7 +89,7 @@ type tentativeSaved struct {
 }
 
 func (s tentativeSaved) encode() []byte {
-	return append(appendTentativeIndex(nil, s.index), flag(s.covers, 1))
+	return append(encodeTentativeIndex(s.index), flag(s.covers, 1))
 }
 
 func decodeTentativeSaved(r []byte) (tentativeSaved, error) {

@@ -231,8 +231,8 @@ func decodeTentativeValue(size int, r []byte) ([]byte, error) {
 	return r[1:], nil
 }
 
-func appendTentativeIndex(dst []byte, index uint64) []byte {
-	return binary.BigEndian.AppendUint64(append(dst, tentativeFormat), index)
+func encodeTentativeIndex(index uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte{tentativeFormat}, index)
 }
 
 func decodeTentativeIndex(r []byte) (uint64, error) {

@@ -68,23 +68,23 @@ func TestAttacks(t *testing.T) {
 	}{
 		{"answers that nobody reads", func() {
 			for range 4 {
-				a.streams(250, "GET", "/kv/big1", "", nil, 0)
+				a.streams(1024, "GET", "/kv/big1", "", nil, 0)
 			}
 		}},
 		{"scans that nobody reads", func() {
-			a.streams(250, "POST", "/capstan.v1.KVService/Scan", "application/connect+proto", scan, len(scan))
+			a.streams(1024, "POST", "/capstan.v1.KVService/Scan", "application/connect+proto", scan, len(scan))
 			for range 50 {
 				a.http1("POST /capstan.v1.KVService/Scan HTTP/1.1\r\nHost: x\r\nContent-Type: application/connect+proto\r\nContent-Length: 5\r\n\r\n" + string(scan))
 			}
 		}},
 		{"bodies that do not end", func() {
-			a.streams(250, "PUT", "/kv/upload", "", []byte(value[:900<<10]), 0)
+			a.streams(1024, "PUT", "/kv/upload", "", []byte(value[:900<<10]), 0)
 			for range 100 {
 				a.http1("PUT /kv/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + value[:900<<10])
 			}
 		}},
 		{"reflection that does not end", func() {
-			a.streams(250, "POST", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "application/grpc", names, 0)
+			a.streams(1024, "POST", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "application/grpc", names, 0)
 		}},
 		{"batches of large values", func() {
 			for range 8 {

@@ -86,7 +86,7 @@ func (x *Exchange) accept(ctx context.Context, w Write) (Accepted, error) {
 		}
 		// The base counts until it is known whether the write was stored.
 		x.spawn(func() {
-			<-h.late
+			_ = <-h.late // the caller has been answered
 			draft.Done()
 		})
 	}()
