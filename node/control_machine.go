@@ -68,6 +68,9 @@ func (m *controlMachine) Apply(entries []replication.Entry) ([][]any, error) {
 	state, index, term := m.state.Load(), m.index, m.term
 	for i, entry := range entries {
 		if entry.Index <= index {
+			if err := storage.CheckBeside(controlReplica, index, term, entry.Index, entry.Term); err != nil {
+				return nil, err
+			}
 			continue
 		}
 		results[i] = make([]any, len(entry.Commands))

@@ -68,11 +68,17 @@ func (o *groupOpener) openGroup(r storage.Replica, m replication.Machine, bootst
 	if parts.store, err = o.openStore(r); err != nil {
 		return nil, err
 	}
-	parts.snapshots = parts.store.Snapshots(raftlog.Machine{
+	machine := raftlog.Machine{
 		View:  func() (raftlog.View, error) { return m.View() },
 		Stage: func() (raftlog.Stage, error) { return m.Stage() },
-	})
-	if err := stateHoldsSnapshot(parts.snapshots, m); err != nil {
+	}
+	// The control group's state does not know whether it was installed: its machine
+	// compares what it applies.
+	if of, ok := m.(interface{ AppliedFromLog() (index, term uint64) }); ok {
+		machine.AppliedFromLog = of.AppliedFromLog
+	}
+	parts.snapshots = parts.store.Snapshots(machine)
+	if err := errors.Join(stateHoldsSnapshot(parts.snapshots, m), parts.store.CheckState()); err != nil {
 		return nil, err
 	}
 	parts.link = o.transport.Group(r)

@@ -117,6 +117,9 @@ func (m stateMachine) Check(command []byte) error { return storage.CheckCommand(
 
 func (m stateMachine) Applied() (index, term uint64) { return m.state.Applied() }
 
+// AppliedFromLog is what the replica's log must hold, or have held.
+func (m stateMachine) AppliedFromLog() (index, term uint64) { return m.state.AppliedFromLog() }
+
 // Sync makes the state durable; then the records of tentative writes that it
 // holds the fate of may go.
 func (m stateMachine) Sync() error {

@@ -189,7 +189,7 @@ func (g *Group) start(c GroupConfig) error {
 	checked := &checkedLog{LogStore: c.Store}
 	g.recent.LogStore = checked
 	g.raft, err = checked.open(func() (*raft.Raft, error) {
-		return raft.NewRaft(g.raftConfig(), g.fsm, observedLog{g.recent, g.learner.onStored, g.fail}, endingStable{c.Store, g}, freshSnapshots{c.Snapshots, g}, patient{c.Transport, g})
+		return raft.NewRaft(g.raftConfig(), g.fsm, endingLog{observedLog{g.recent, g.learner.onStored, g.fail}, g}, endingStable{c.Store, g}, freshSnapshots{c.Snapshots, g}, patient{c.Transport, g})
 	})
 	if err != nil {
 		return err

@@ -3,11 +3,13 @@ package replication
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/capstan-kv/capstan/replication/logcheck"
+	"github.com/capstan-kv/capstan/storage"
 )
 
 // ErrPoisoned means that the log of one replica holds an entry that cannot be
@@ -59,8 +61,14 @@ func (c *checkedLog) IsMonotonic() bool {
 func (c *checkedLog) open(start func() (*raft.Raft, error)) (r *raft.Raft, err error) {
 	defer func() {
 		p := recover()
+		cause, unreadable := p.(error)
+		if _, bug := p.(runtime.Error); bug {
+			unreadable = false
+		}
 		if poison := c.poison.Load(); poison != nil {
 			r, err = nil, fmt.Errorf("%w: %w", ErrPoisoned, *poison)
+		} else if unreadable { // an entry between the log's bounds is damaged, or missing
+			r, err = nil, fmt.Errorf("%w: %w", storage.ErrLogCorrupt, cause)
 		} else if p != nil {
 			panic(p)
 		}

@@ -369,7 +369,7 @@ func (r *ReplicaState) pinned(read func(*pebble.Snapshot) error) (same bool, err
 
 func (r *ReplicaState) readPinned(pinned *pebble.Snapshot, to *LocalRead) error {
 	to.Held = nil
-	applied, err := readApplied(pinned, r.prefix)
+	applied, _, err := readApplied(pinned, r.prefix)
 	if err != nil {
 		return err
 	}

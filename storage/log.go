@@ -212,7 +212,7 @@ func (l *Log) pebbleOptions() *pebble.Options {
 		EventListener: &pebble.EventListener{
 			BackgroundError: func(err error) { l.opts.Events(LogBackgroundError{Err: err}) },
 			DataCorruption: func(i pebble.DataCorruptionInfo) {
-				l.opts.Events(LogBackgroundError{Err: fmt.Errorf("%w: %s: %w", ErrLogCorrupt, i.Path, i.Details)})
+				l.corrupt(fmt.Errorf("%s: %w", i.Path, i.Details))
 			},
 			WriteStallBegin: func(i pebble.WriteStallBeginInfo) { l.opts.Events(LogWriteStall{Reason: i.Reason}) },
 			WriteStallEnd:   func() { l.opts.Events(LogWriteStall{Ended: true}) },
@@ -342,6 +342,25 @@ func (l *Log) fail(err error) {
 		close(l.failed)
 		l.opts.Events(LogFailed{Err: l.failure})
 	})
+}
+
+// corrupt fails the database for something that can not be read: votes and entries are
+// in it, and nobody can say which.
+func (l *Log) corrupt(err error) {
+	text, _, _ := strings.Cut(err.Error(), "\n") // Pebble appends lines of its own
+	l.fail(fmt.Errorf("%w: %s; %s", ErrLogCorrupt, text, EmptyDirectory))
+}
+
+// readFailed fails the database for the error of a read, unless that only says that
+// something is not there.
+func (l *Log) readFailed(err error) error {
+	if err != nil && !errors.Is(err, ErrLogNotFound) && l.Failure() == nil {
+		l.corrupt(err)
+	}
+	if failure := l.Failure(); err != nil && failure != nil {
+		return failure
+	}
+	return err
 }
 
 // enter begins a call; leave ends it.

@@ -136,22 +136,45 @@ func (rl *ReplicaLog) begin() (end func(), err error) {
 	return end, nil
 }
 
-// Entry reads one entry; [ErrLogNotFound] if it is not there.
+// Entry reads one entry; [ErrLogNotFound] if it is not there. What can not be read fails
+// the database.
 func (rl *ReplicaLog) Entry(index uint64) (LogEntry, error) {
 	if err := rl.enter(); err != nil {
 		return LogEntry{}, err
 	}
 	defer rl.log.leave()
-	if first, last := rl.Bounds(); index < first || index > last || index == 0 {
+	e, err := rl.entry(index)
+	if err == nil || !errors.Is(err, ErrLogNotFound) || !rl.within(index) {
+		return e, rl.log.readFailed(err)
+	}
+	// The log was cut meanwhile; once no write is under way, that shows.
+	rl.write.Lock()
+	defer rl.write.Unlock()
+	if e, err = rl.entry(index); errors.Is(err, ErrLogNotFound) && rl.within(index) && rl.usable() == nil {
+		first, last := rl.Bounds()
+		err = fmt.Errorf("%s: entry %d is missing between %d and %d", rl.replica, index, first, last)
+	}
+	return e, rl.log.readFailed(err)
+}
+
+func (rl *ReplicaLog) within(index uint64) bool {
+	first, last := rl.Bounds()
+	return index >= first && index <= last && index != 0
+}
+
+func (rl *ReplicaLog) entry(index uint64) (LogEntry, error) {
+	notFound := func() (LogEntry, error) {
 		return LogEntry{}, fmt.Errorf("%s entry %d: %w", rl.replica, index, ErrLogNotFound)
+	}
+	if !rl.within(index) {
+		return notFound()
 	}
 	record, closer, err := rl.log.db.Get(logEntryKey(rl.replica, index))
 	if errors.Is(err, pebble.ErrNotFound) {
-		// Cut off since the bounds were read, or a hole: not there in any case.
-		return LogEntry{}, fmt.Errorf("%s entry %d: %w", rl.replica, index, ErrLogNotFound)
+		return notFound()
 	}
 	if err != nil {
-		return LogEntry{}, err
+		return LogEntry{}, fmt.Errorf("%s entry %d: %w", rl.replica, index, err)
 	}
 	e, err := decodeLogEntry(index, record)
 	return e, errors.Join(err, closer.Close())
@@ -316,7 +339,7 @@ func (rl *ReplicaLog) get(key []byte) ([]byte, error) {
 		return nil, ErrLogNotFound
 	}
 	if err != nil {
-		return nil, err
+		return nil, rl.log.readFailed(fmt.Errorf("%s, a stable value: %w", rl.replica, err))
 	}
 	return append([]byte{}, value...), closer.Close()
 }

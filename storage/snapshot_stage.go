@@ -85,7 +85,9 @@ func (g *ReplicaStage) ReadFrom(r io.Reader) (int64, error) {
 
 func (g *ReplicaStage) head(at position) error {
 	g.applied = at
-	return g.set([]byte{kindApplied}, at.append(nil))
+	record := at.append(nil)
+	record[0] = installedFormat // it does not come from this replica's log, which may end below
+	return g.set([]byte{kindApplied}, record)
 }
 
 func (g *ReplicaStage) record(key, value []byte) error {
@@ -152,7 +154,7 @@ func (g *ReplicaStage) Applied() (index, term uint64) { return g.applied.index, 
 
 // Install replaces the replica's whole range with what was staged, in one
 // atomic step that is durable when it returns. If the replica is at or past
-// the staged state by now, nothing happens. Open views of the replica fail
+// the staged state by now, that is made durable, and nothing else happens. Open views of the replica fail
 // from then on.
 func (g *ReplicaStage) Install() error {
 	if g.closed || !g.complete {
@@ -168,7 +170,15 @@ func (g *ReplicaStage) Install() error {
 	if r.destroyed.Load() {
 		return ErrReplicaDestroyed
 	}
-	if g.applied.index <= r.ledger.Load().applied.index {
+	if has := r.ledger.Load().applied; g.applied.index <= has.index {
+		if err := CheckBeside(r.replica, has.index, has.term, g.applied.index, g.applied.term); err != nil {
+			return err
+		}
+		// Whoever installs cuts the log behind what is here now.
+		if err := r.state.guard(func() error { return r.state.db.LogData(nil, pebble.Sync) }); err != nil {
+			return fmt.Errorf("installing the state of %v: %w", r.replica, err)
+		}
+		raise(&r.durable, has.index)
 		return nil
 	}
 	start, end := replicaSpan(r.replica)

@@ -14,7 +14,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
 
-// dump is everything that a replica holds, applied record included, relative
+// dump is everything that a replica holds, applied position included, relative
 // to its range.
 func dump(t fataler, r *ReplicaState) string {
 	t.Helper()
@@ -26,6 +26,9 @@ func dump(t fataler, r *ReplicaState) string {
 	for valid := it.SeekGE(start); valid && bytes.Compare(it.Key(), end) < 0; valid = it.Next() {
 		value, err := it.ValueAndErr()
 		ok(t, err)
+		if it.Key()[replicaPrefixLen] == kindApplied {
+			value = value[1:] // whether it was installed is this replica's own
+		}
 		fmt.Fprintf(&b, "%x=%x\n", it.Key()[replicaPrefixLen:], value)
 	}
 	ok(t, it.Error())

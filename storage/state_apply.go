@@ -59,7 +59,7 @@ func (o *overlay) set(key []byte, v *Value) {
 
 // Apply takes up entries in log order and gives one result a command. Entries
 // at or below Applied were taken up before: they are skipped, and their results
-// are nil. Effects are readable, but not yet durable, when Apply returns.
+// are nil. One of another history than that is [ErrStateBesideLog]. Effects are readable, but not yet durable, when Apply returns.
 //
 // An error is fatal for the replica. Nothing of the batch in hand has been
 // applied then; of entries so large that they need several batches, the first
@@ -138,10 +138,13 @@ func (r *ReplicaState) decode(entries []ApplyEntry, at position) (looks bool, er
 			return false, fmt.Errorf("entry %d comes after entry %d", e.Index, entries[i-1].Index)
 		}
 		if e.Index <= at.index {
+			if err := CheckBeside(r.replica, at.index, at.term, e.Index, e.Term); err != nil {
+				return false, err
+			}
 			continue
 		}
 		if e.Term < at.term {
-			return false, fmt.Errorf("entry %d has term %d, the one before it %d", e.Index, e.Term, at.term)
+			return false, fmt.Errorf("%w: %v: entry %d of term %d stands behind entry %d of term %d", ErrStateBesideLog, r.replica, e.Index, e.Term, at.index, at.term)
 		}
 		at = position{e.Index, e.Term}
 		for i, encoded := range e.Commands {

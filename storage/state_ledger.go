@@ -27,6 +27,7 @@ import (
 // published is never changed.
 type ledger struct {
 	applied   position
+	installed bool // applied came with a stage, see AppliedFromLog
 	promoted  *DotSet
 	forfeited map[partition.NodeID]uint64 // to the index of the command
 	ledgerHead
@@ -102,7 +103,7 @@ func decodeLedgerHead(b []byte) (h ledgerHead, err error) {
 // loadLedger reads a replica's ledger, and how far it has applied.
 func loadLedger(from pebble.Reader, prefix []byte, nodes *nodeNames) (_ *ledger, err error) {
 	l := &ledger{promoted: &DotSet{}, forfeited: map[partition.NodeID]uint64{}}
-	if l.applied, err = readApplied(from, prefix); err != nil {
+	if l.applied, l.installed, err = readApplied(from, prefix); err != nil {
 		return nil, err
 	}
 	it, err := from.NewIter(&pebble.IterOptions{
@@ -220,7 +221,7 @@ func (r *ReplicaState) publishLedger(at position) {
 		next = c.ledger
 		next.promoted = c.promoted.Clone()
 	}
-	next.applied = at
+	next.applied, next.installed = at, false
 	r.ledger.Store(&next)
 }
 

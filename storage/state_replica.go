@@ -50,10 +50,12 @@ type ReplicaState struct {
 // position is a place in the log.
 type position struct{ index, term uint64 }
 
-// An applied record is format (1) = 1 | index (8) | term (8), little endian.
+// An applied record is format (1) | index (8) | term (8), little endian. The format is
+// 2 if the state came as a whole, and nothing was applied to it since; else 1.
 const (
-	appliedFormat = 1
-	appliedLen    = 1 + 8 + 8
+	appliedFormat   = 1
+	installedFormat = 2
+	appliedLen      = 1 + 8 + 8
 )
 
 func (p position) append(dst []byte) []byte {
@@ -62,11 +64,11 @@ func (p position) append(dst []byte) []byte {
 	return binary.LittleEndian.AppendUint64(dst, p.term)
 }
 
-func decodePosition(b []byte) (position, error) {
-	if len(b) != appliedLen || b[0] != appliedFormat {
-		return position{}, corrupt("applied record of %d bytes or unknown format", len(b))
+func decodeApplied(b []byte) (at position, installed bool, err error) {
+	if len(b) != appliedLen || b[0] != appliedFormat && b[0] != installedFormat {
+		return position{}, false, corrupt("applied record of %d bytes or unknown format", len(b))
 	}
-	return position{binary.LittleEndian.Uint64(b[1:]), binary.LittleEndian.Uint64(b[9:])}, nil
+	return position{binary.LittleEndian.Uint64(b[1:]), binary.LittleEndian.Uint64(b[9:])}, b[0] == installedFormat, nil
 }
 
 func openReplicaState(s *State, r Replica) (*ReplicaState, error) {
@@ -86,16 +88,16 @@ func openReplicaState(s *State, r Replica) (*ReplicaState, error) {
 }
 
 // readApplied reads a replica's applied record; none is position zero.
-func readApplied(from pebble.Reader, prefix []byte) (position, error) {
+func readApplied(from pebble.Reader, prefix []byte) (at position, installed bool, err error) {
 	record, closer, err := from.Get(append(prefix[:len(prefix):len(prefix)], kindApplied))
 	if errors.Is(err, pebble.ErrNotFound) {
-		return position{}, nil
+		return position{}, false, nil
 	}
 	if err != nil {
-		return position{}, err
+		return position{}, false, err
 	}
 	defer closer.Close()
-	return decodePosition(record)
+	return decodeApplied(record)
 }
 
 // Replica names the replica.
@@ -106,6 +108,27 @@ func (r *ReplicaState) Replica() Replica { return r.replica }
 func (r *ReplicaState) Applied() (index, term uint64) {
 	p := r.ledger.Load().applied
 	return p.index, p.term
+}
+
+// AppliedFromLog is what Applied gives, if it comes from this replica's own log; zero
+// if the state came as a whole, and nothing was applied to it since. The log must hold
+// that entry, or have held it and have been cut.
+func (r *ReplicaState) AppliedFromLog() (index, term uint64) {
+	l := r.ledger.Load()
+	if l.installed {
+		return 0, 0
+	}
+	return l.applied.index, l.applied.term
+}
+
+// CheckBeside compares an entry of the log of r, or a state from elsewhere, with what was
+// applied: [ErrStateBesideLog] if it is of another history. An index and a term name one
+// entry, and terms never fall along a log.
+func CheckBeside(r Replica, appliedIndex, appliedTerm, index, term uint64) error {
+	if index > appliedIndex || index < appliedIndex && term <= appliedTerm || index == appliedIndex && term == appliedTerm {
+		return nil
+	}
+	return fmt.Errorf("%w: %v has applied entry %d of term %d, and entry %d is of term %d", ErrStateBesideLog, r, appliedIndex, appliedTerm, index, term)
 }
 
 // Durable is an index up to which everything that was applied here is durable,

@@ -165,7 +165,7 @@ func TestApplySkipsWhatItHasTakenUp(t *testing.T) {
 	}
 	// The index moves past an entry without commands too, and on disk.
 	apply(t, r, 12)
-	p, err := readApplied(r.state.db, r.prefix)
+	p, _, err := readApplied(r.state.db, r.prefix)
 	ok(t, err)
 	if p != (position{12, 1}) {
 		t.Errorf("applied on disk is %v", p)

@@ -131,11 +131,11 @@ func (t *TentativeLog) readItem(i *tentativeItem) (TentativeWrite, error) {
 		return w, fmt.Errorf("value of tentative write %s: %w", w.Dot, ErrLogNotFound)
 	}
 	if err != nil {
-		return w, err
+		return w, t.log.readFailed(fmt.Errorf("value of tentative write %s: %w", w.Dot, err))
 	}
 	value, err := decodeTentativeValue(i.bytes, record)
 	w.Bytes = slices.Clone(value)
-	return w, errors.Join(err, closer.Close())
+	return w, t.log.readFailed(errors.Join(err, closer.Close()))
 }
 
 // Batch gives undecided writes behind the dot after, in the order of their

@@ -670,12 +670,14 @@ func TestTentativeNewerFormatAndCorruption(t *testing.T) {
 		mustDo(t, l.Close())
 	}
 	l := openTestLog(t, vfs.NewMem())
-	defer func() { mustDo(t, l.Close()) }()
 	tl := mustTentative(t, l, testPartition)
 	mustDo(t, tl.Append([]TentativeWrite{good}))
 	mustDo(t, l.db.Set(tentativeDotKey(testPartition, tentativeKindValue, d), []byte{1, 'v', 'v'}, nil))
 	if _, err := tl.Read(d); !errors.Is(err, ErrLogCorrupt) {
 		t.Errorf("a longer value: %v", err)
+	}
+	if err := l.Close(); !errors.Is(err, ErrLogCorrupt) {
+		t.Errorf("the database has not failed: %v", err)
 	}
 }
 

@@ -48,7 +48,7 @@ func (r *ReplicaState) pin() (*ReplicaView, error) {
 		return nil, ErrReplicaDestroyed
 	}
 	v := &ReplicaView{replica: r, pinned: s.db.NewSnapshot(), epoch: r.epoch}
-	applied, err := readApplied(v.pinned, r.prefix)
+	applied, _, err := readApplied(v.pinned, r.prefix)
 	if err != nil {
 		return nil, errors.Join(r.damaged(err), v.pinned.Close())
 	}

@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/capstan-kv/capstan/storage"
 )
 
 // ticketBytes is the length of a staging ticket: random, so that no replayed
@@ -37,10 +39,14 @@ type Stage interface {
 	Close() error
 }
 
-// Machine is what the snapshots need of the replica's state machine.
+// Machine is what the snapshots and the log need of the replica's state machine.
 type Machine struct {
 	View  func() (View, error)
 	Stage func() (Stage, error)
+	// AppliedFromLog is the last entry of this log that the machine has applied; zero
+	// if its state came as a whole, and nothing was applied to it since. Nil if nobody
+	// knows.
+	AppliedFromLog func() (index, term uint64)
 }
 
 // Snapshots is the raft.SnapshotStore of one replica: metadata only, see the
@@ -57,8 +63,53 @@ type Snapshots struct {
 
 var _ raft.SnapshotStore = (*Snapshots)(nil)
 
-// Snapshots is the snapshot store that goes with s. Make it once.
-func (s *Store) Snapshots(m Machine) *Snapshots { return &Snapshots{store: s, machine: m} }
+// Snapshots is the snapshot store that goes with s. Make it once, before raft is started
+// on s.
+func (s *Store) Snapshots(m Machine) *Snapshots {
+	s.appliedFromLog = m.AppliedFromLog
+	return &Snapshots{store: s, machine: m}
+}
+
+// CheckState compares the machine's state with the log, before raft is started on it:
+// [storage.ErrStateBesideLog] if the state has applied an entry that the log holds with
+// another term, or does not reach.
+func (s *Store) CheckState() error {
+	if s.appliedFromLog == nil {
+		return nil
+	}
+	index, term := s.appliedFromLog()
+	_, last, err := s.bounds()
+	if index == 0 || err != nil {
+		return err
+	}
+	m := s.stored()
+	if m != nil && m.Index == index && m.Term != term {
+		return fmt.Errorf("%w: the state has applied entry %d of term %d, and the snapshot holds entry %d of term %d", storage.ErrStateBesideLog, index, term, m.Index, m.Term)
+	}
+	if index > last && (m == nil || index > m.Index) {
+		return fmt.Errorf("%w: the state has applied entry %d of term %d, and the log ends at entry %d", storage.ErrStateBesideLog, index, term, last)
+	}
+	var l raft.Log
+	err = s.read(index, &l)
+	if errors.Is(err, raft.ErrLogNotFound) {
+		return nil // cut off behind the snapshot
+	}
+	if err == nil && l.Term != term {
+		err = fmt.Errorf("%w: the state has applied entry %d of term %d, and the log holds entry %d of term %d", storage.ErrStateBesideLog, index, term, index, l.Term)
+	}
+	return err
+}
+
+// checkCut refuses to cut off what the machine has applied.
+func (s *Store) checkCut(from uint64) error {
+	if s.appliedFromLog == nil {
+		return nil
+	}
+	if index, term := s.appliedFromLog(); from <= index {
+		return fmt.Errorf("%w: the state has applied entry %d of term %d, and the leader's log is another one from entry %d on", storage.ErrStateBesideLog, index, term, from)
+	}
+	return nil
+}
 
 // Close throws away what was staged and not installed.
 func (s *Snapshots) Close() error {

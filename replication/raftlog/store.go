@@ -64,6 +64,8 @@ type disk interface {
 // are safe for concurrent use.
 type Store struct {
 	disk disk
+	// appliedFromLog is the machine's; nil if there is none. Set before raft is started.
+	appliedFromLog func() (index, term uint64)
 
 	writing sync.Mutex // one change of the log at a time; taken before mu
 
@@ -283,6 +285,9 @@ func (s *Store) DeleteRange(lowest, highest uint64) error {
 	case last == 0 || from > to:
 		return nil
 	case to == last:
+		if err := s.checkCut(from); err != nil {
+			return err
+		}
 		s.mu.Lock()
 		s.cut, s.cutAt = true, from-1
 		s.mu.Unlock()
