@@ -253,6 +253,7 @@ func (m *machine) asOlderProgram(starts int) {
 	}
 	fatal(machine.store(&ring, machine.index, machine.term))
 	fatal(state.Close())
+	fatal(m.disk.Remove("data/marks")) // that program kept none
 }
 
 // Directories of the program before this one are taken as they are, once: from then

@@ -177,7 +177,7 @@ func TestClusterKilledBetweenAcceptingAndPromoting(t *testing.T) {
 // the node may come back, and lost, by that name, once it is removed.
 func TestClusterAcksOutliveADisk(t *testing.T) {
 	t.Parallel()
-	c := startCluster(t, 5, "--enable-chaos", "--replication-factor", "5")
+	c := startCluster(t, 5, "--enable-chaos", "--replication-factor", "5", "--log-level", "debug")
 	n1, n2, n5 := c.nodes[0], c.nodes[1], c.nodes[4]
 	// It is n1's disk, too, that holds the only vote in the control group at first.
 	c.until("five nodes vote in the control group", func() error {

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -103,9 +104,16 @@ func TestClusterPowerCutFindsEarlyAcks(t *testing.T) {
 		}
 	}
 	c.cutPower()
-	// They may be gone, or so much that no node can serve any more.
+	// They may be gone, or so much that no node can serve any more. Or a node notices that its
+	// log has lost what its state had applied, and says so.
 	const wait = 20 * time.Second
 	for end := time.Now().Add(wait); time.Now().Before(end); time.Sleep(poll) {
+		for _, n := range c.nodes {
+			if err := n.ready(); err != nil && strings.Contains(err.Error(), "does not belong to the Raft log") {
+				t.Logf("%s has noticed: %v", n.name, err)
+				return
+			}
+		}
 		for i := range writes {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			got, err := asked.Get(ctx, fmt.Appendf(nil, "early/%d", i))
