@@ -213,17 +213,17 @@ func (w *world) shutOut(m *machine, p partition.ID, keys []string) {
 	if lost := m.running().replicas.allLost(); len(lost) != 1 || lost[0].Partition != p {
 		w.t.Errorf("out of service: %+v", lost)
 	}
-	status, err := clusterService{w.others(m)[0].running().Node}.GetStatus(context.Background(), nil)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	for _, part := range status.GetPartitions() {
-		for _, r := range part.GetReplicas() {
-			if out := r.GetOutage(); (out != nil) != (part.GetId() == uint32(p) && r.GetNode() == m.name) || out != nil && (!out.GetQuarantined() || out.GetRemedy() == "") {
-				w.t.Errorf("status of partition %d at %s: %v", part.GetId(), r.GetNode(), out)
+	w.eventually(time.Minute, "status names the replica", func() error { // another node has to reach it for that
+		status, err := clusterService{w.others(m)[0].running().Node}.GetStatus(context.Background(), nil)
+		for _, part := range status.GetPartitions() {
+			for _, r := range part.GetReplicas() {
+				if out := r.GetOutage(); (out != nil) != (part.GetId() == uint32(p) && r.GetNode() == m.name) || out != nil && (!out.GetQuarantined() || out.GetRemedy() == "") {
+					err = fmt.Errorf("partition %d at %s: %v", part.GetId(), r.GetNode(), out)
+				}
 			}
 		}
-	}
+		return err
+	})
 	for _, key := range keys {
 		want := w.others(m)[0].mustHave(key)
 		m.mustRead(ask{}, key, want)

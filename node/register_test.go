@@ -254,6 +254,9 @@ func (m *machine) asOlderProgram(starts int) {
 	fatal(machine.store(&ring, machine.index, machine.term))
 	fatal(state.Close())
 	fatal(m.disk.Remove("data/marks")) // that program kept none
+	dir, err := m.disk.OpenDir("data")
+	fatal(err)
+	fatal(errors.Join(dir.Sync(), dir.Close()))
 }
 
 // Directories of the program before this one are taken as they are, once: from then
