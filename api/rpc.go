@@ -407,12 +407,6 @@ func (c *rpcCall) claimAnswer(res connect.AnyResponse, write bool) error {
 	return f
 }
 
-// isJSONCall is isJSON for what is below the interceptor.
-func isJSONCall(ctx context.Context) bool {
-	call := callOf(ctx)
-	return call != nil && call.json
-}
-
 func isJSON(req connect.AnyRequest) bool {
 	return strings.Contains(req.Header().Get("Content-Type"), "json") || strings.Contains(req.Peer().Query.Get("encoding"), "json")
 }

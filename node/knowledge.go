@@ -79,10 +79,10 @@ func (k *bookKeeper) save(records []storage.PeerRecord) error {
 
 // close saves what came last, once the transport is closed.
 func (k *bookKeeper) close() error {
-	if k.log.Failure() != nil {
-		return nil // the log's own Close tells
+	if k.log.Failure() == nil {
+		return k.save(nil)
 	}
-	return k.save(nil)
+	return nil // the log's own Close tells
 }
 
 // gone are the nodes that were removed from the cluster.

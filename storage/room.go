@@ -59,11 +59,8 @@ func preallocation(fs vfs.FS, name string, bytes int64) int64 {
 // reserve were left then.
 func roomBeside(fs vfs.FS, dir string, bytes uint64) error {
 	usage, err := fs.GetDiskUsage(dir)
-	if err != nil {
-		return nil // nobody can tell
-	}
-	if keep := Reserve(usage.TotalBytes) / 2; usage.AvailBytes < bytes+keep {
+	if keep := Reserve(usage.TotalBytes) / 2; err == nil && usage.AvailBytes < bytes+keep {
 		return fmt.Errorf("%w: %d MiB are free, %d MiB are needed and %d MiB are kept", ErrNoRoom, usage.AvailBytes>>20, bytes>>20, keep>>20)
 	}
-	return nil
+	return nil // also where the disk does not say
 }

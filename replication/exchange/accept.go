@@ -86,7 +86,7 @@ func (x *Exchange) accept(ctx context.Context, w Write) (Accepted, error) {
 		}
 		// The base counts until it is known whether the write was stored.
 		x.spawn(func() {
-			_ = <-h.late // the caller has been answered
+			<-h.late //nolint:errcheck // the request has ended: nobody is there to be told
 			draft.Done()
 		})
 	}()

@@ -226,7 +226,7 @@ func (g *group) step(name string) {
 	case "replicate":
 		j := node.Draw(t, "follower")
 		if j != i {
-			from := uint64(0)
+			var from uint64
 			if m, ok := n.matched[j]; ok && rapid.Bool().Draw(t, "known") {
 				from = m + 1
 			} else {

@@ -40,8 +40,8 @@ func TestLacks(t *testing.T) {
 		"a vote of a later term":         {voted, claim{Term: 9, End: entry{7, 40}, VoteTerm: 9}, ""},
 	} {
 		loss := c.shown.Lacks(c.claim)
-		if got := ""; loss != nil {
-			got = loss.Error()
+		if loss != nil {
+			got := loss.Error()
 			if c.lost == "" || !strings.Contains(got, c.lost) {
 				t.Errorf("%s: lost: %s", name, got)
 			}

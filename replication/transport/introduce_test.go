@@ -137,7 +137,7 @@ func TestWhatElseIsKnown(t *testing.T) {
 					t.Fatal(err)
 				}
 				stop()
-				b, gb = restart(t, network, a, b, 2, shard, c.lost)
+				b, _ = restart(t, network, a, b, 2, shard, c.lost)
 				_ = echo(t, a, "b")
 				synctest.Wait()
 				if a.Counted("b", shard) {
@@ -286,8 +286,7 @@ func TestARefutationIsChecked(t *testing.T) {
 		l := b.peer("a").link.Load()
 		refute := func(r storage.Replica, opening uint64, s knowledge.Shown) {
 			t.Helper()
-			var b []byte
-			b = appendUints(appendEnvelope(nil, envelope{group: r.Group, from: r.Generation})[:8], opening, s.Term, s.Acked, s.End.Term, s.End.Index, s.Voted)
+			b := appendUints(appendEnvelope(nil, envelope{group: r.Group, from: r.Generation})[:8], opening, s.Term, s.Acked, s.End.Term, s.End.Index, s.Voted)
 			if err := l.onRefute(b); err != nil {
 				t.Fatal(err)
 			}
