@@ -66,8 +66,9 @@ func (l *ledger) enter(o *history.Op) {
 	}
 	replicas := l.h.Run.Placement[o.Partition]
 	s := e.at(o.Node, replicas)
-	// A node that reaches no replica can show no more than what it has taken itself.
-	if s != stopped && o.Level == history.Eventual && !o.Write() && !l.tookBefore(o, at) &&
+	// A node that reaches no replica can show no more than what it has taken itself, and a
+	// session may have seen more than that.
+	if s != stopped && o.Level == history.Eventual && !o.Write() && (o.Session != "" || !l.tookBefore(o, at)) &&
 		(!e.reaches(o.Node, replicas) || l.lonely(o, at, s)) {
 		s = alone
 	}
