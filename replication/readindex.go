@@ -326,5 +326,9 @@ func (g *Group) checkCaughtUp(now time.Time) {
 // or when it heard a leader again after a silence; or whether there is no leader that
 // could tell.
 func (g *Group) CaughtUp() bool {
-	return g.caughtUp.Load() || g.leaderless() && g.silence(time.Now()) >= g.host.timing.silence()
+	if g.caughtUp.Load() || g.leaderless() {
+		return true
+	}
+	reachable, needed := g.Reachable() // below that, whoever was heard last leads no more
+	return reachable < needed
 }
